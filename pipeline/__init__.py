@@ -1,0 +1,9 @@
+"""Live, incremental analysis of Bluesky runs, stored as runs of their own that are linked to the raw ones."""
+
+from pipeline.buffer import Buffered as Buffered
+from pipeline.errors import PipelineError as PipelineError
+from pipeline.node import Node as Node
+from pipeline.node import matches as matches
+from pipeline.pipeline import Pipeline as Pipeline
+from pipeline.reductions.reduction import Reduction as Reduction
+from pipeline.run_builder import RunBuilder as RunBuilder

@@ -1,0 +1,177 @@
+"""Keep a callback that may be slow off the thread that documents come on."""
+
+import atexit
+import logging
+import queue
+import threading
+import time
+import weakref
+from typing import Any, Literal
+
+from pipeline.documents import Document, Sink
+from pipeline.errors import PipelineRuntimeError, PipelineValueError
+
+logger = logging.getLogger(__name__)
+_open: "weakref.WeakSet[Buffered]" = weakref.WeakSet()
+
+
+class Buffered:
+    """Call a sink on a thread of its own, in order, from a bounded queue.
+
+    A call returns at once. What the sink raises is logged once a run and stands in `faults`; the sink is called with
+    the next document all the same. Nothing is lost at the end of the interpreter: it waits until all is in.
+
+    Parameters
+    ----------
+    sink
+        Called with `(name, doc)`, on one thread only.
+    maxsize
+        How many documents may wait.
+    when_full
+        `"wait"`: the caller waits for a place. `"drop"`: the document, and the rest of its run, are dropped, counted
+        in `n_dropped` and told in `faults`: half a run is not passed off as a whole one.
+    name
+        What the log calls the sink.
+
+    >>> seen = []
+    >>> with Buffered(lambda name, doc: seen.append(name)) as sink:
+    ...     sink("start", {"uid": "a"})
+    >>> seen
+    ['start']
+    """
+
+    inline = True
+
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        maxsize: int = 100_000,
+        when_full: Literal["wait", "drop"] = "wait",
+        name: str | None = None,
+    ) -> None:
+        if when_full not in ("wait", "drop"):
+            raise PipelineValueError(f"Buffered: when_full is {when_full!r}; wanted 'wait' or 'drop'.")
+        self.name = name or getattr(sink, "name", None) or getattr(sink, "__qualname__", type(sink).__name__)
+        self.n_dropped = 0
+        self.faults: dict[str, str] = {}  # run uid -> what went wrong first
+        self._sink = sink
+        self._drop = when_full == "drop"
+        self._queue: queue.Queue[tuple[str, str, Document] | None] = queue.Queue(maxsize)
+        self._runs: dict[str, str] = {}  # descriptor uid -> run uid, of runs that are open
+        self._spoiled: set[str] = set()  # uids of runs of which something was dropped
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name=f"buffer of {self.name}", daemon=True)
+        self._thread.start()
+        _open.add(self)
+
+    def __call__(self, name: str, doc: Document) -> None:
+        """Put the document in the queue; see `when_full`."""
+        if self._closed:
+            raise PipelineRuntimeError(f"The buffer of {self.name} is closed; wanted it open for a {name!r} document.")
+        run = self._run_of(name, doc)
+        if not self._drop:
+            self._queue.put((run, name, doc))
+        elif run in self._spoiled or not self._has_put((run, name, doc)):
+            self._drop_from(run)
+        if name == "stop":
+            self._forget(run)
+
+    def _run_of(self, name: str, doc: Document) -> str:
+        if name == "start":
+            return doc["uid"]
+        if name == "descriptor":
+            self._runs[doc["uid"]] = doc["run_start"]
+        return doc.get("run_start") or self._runs.get(doc.get("descriptor", ""), "")
+
+    def _forget(self, run: str) -> None:
+        self._spoiled.discard(run)
+        for descriptor in [uid for uid, of in self._runs.items() if of == run]:
+            del self._runs[descriptor]
+
+    def _has_put(self, item: tuple[str, str, Document]) -> bool:
+        try:
+            self._queue.put_nowait(item)
+        except queue.Full:
+            return False
+        return True
+
+    def _drop_from(self, run: str) -> None:
+        self.n_dropped += 1
+        self._spoiled.add(run)
+        self._tell(run, f"its queue of {self._queue.maxsize} documents is full; the rest of the run is dropped")
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            run, name, doc = item
+            try:
+                self._sink(name, doc)
+            except Exception as error:  # noqa: BLE001 - contained: a sink's fault is the sink's
+                self._tell(run, f"{type(error).__name__}: {error}", exc_info=True)
+            self._queue.task_done()
+        self._queue.task_done()
+
+    def _tell(self, run: str, reason: str, exc_info: bool = False) -> None:
+        if run in self.faults:
+            return
+        while len(self.faults) >= 1000:  # memory does not grow with the number of runs
+            self.faults.pop(next(iter(self.faults)), None)
+        self.faults[run] = reason
+        logger.error("Sink %s, run %s: %s.", self.name, run, reason, exc_info=exc_info)
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Return when the sink has been given all that came before this call.
+
+        Raises
+        ------
+        TimeoutError
+            If that takes longer than `timeout` seconds; nothing is lost by it.
+        """
+        end = None if timeout is None else time.monotonic() + timeout
+        with self._queue.all_tasks_done:
+            while self._queue.unfinished_tasks:
+                left = None if end is None else end - time.monotonic()
+                if left is not None and left <= 0:
+                    raise TimeoutError(
+                        f"Sink {self.name}: {self._queue.unfinished_tasks} documents wait after {timeout} s."
+                    )
+                self._queue.all_tasks_done.wait(left)
+        flush = getattr(self._sink, "flush", None)
+        if callable(flush):
+            flush()
+
+    def close(self, timeout: float | None = None) -> None:
+        """Wait until all is in, end the thread, and close the sink if it can be closed."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self.flush(timeout)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        try:
+            self._queue.put_nowait(None)
+        except queue.Full:
+            logger.error("Sink %s hangs; %d documents are not in it.", self.name, self._queue.unfinished_tasks)
+            return
+        close: Any = getattr(self._sink, "close", None)
+        if callable(close) and not self._queue.unfinished_tasks > 1:
+            close()
+
+    def __enter__(self) -> "Buffered":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@atexit.register
+def _close_all(timeout: float = 30.0) -> None:
+    """Nothing may be lost at the end of the interpreter; nothing may hang it either."""
+    for buffered in list(_open):
+        try:
+            buffered.close(timeout)
+        except TimeoutError as error:
+            logger.error("%s They are not in it.", error)

@@ -1,0 +1,297 @@
+"""Documents as JSON lines, their uids and their data keys: what every floor above needs to know of a document."""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Callable, Iterable
+from enum import Enum
+from functools import partial
+from pathlib import PurePath
+from typing import Any
+
+import numpy
+import orjson
+
+from pipeline.errors import PipelineTypeError, PipelineValueError
+
+Document = dict[str, Any]
+Sink = Callable[[str, Document], Any]
+
+RESERVED = frozenset({"time", "seq_num"})
+_ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_- ")
+_FAST = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+_THOROUGH = _FAST | orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_SUBCLASS
+
+
+# JSON lines --------------------------------------------------------------------------------------------------------
+
+
+def dumps(name: str, doc: Document) -> bytes:
+    r"""Return one line of strict JSON, `[name, doc]`, as suitcase-jsonl has it.
+
+    One rule for what JSON does not know: NaN and the infinities become `null` (`NaNs` reads them back as NaN),
+    datetimes their ISO 8601 text, arrays nested lists, tuples lists, paths text.
+
+    Raises
+    ------
+    PipelineTypeError
+        If a value has no place in JSON (complex, bytes, a set ...); it names the value and its place.
+
+    >>> dumps("event", {"data": {"x": numpy.float64("nan"), "y": numpy.arange(2)}})
+    b'["event",{"data":{"x":null,"y":[0,1]}}]\n'
+    """
+    try:
+        return orjson.dumps([name, doc], _plain, _FAST)
+    except TypeError:
+        return _dumps_thoroughly(name, doc)
+
+
+def _dumps_thoroughly(name: str, doc: Document) -> bytes:
+    plain = _plainly(doc, name)
+    try:
+        return orjson.dumps([name, plain], None, _THOROUGH)
+    except TypeError:  # an integer of more than 64 bits: JSON holds it, orjson does not
+        return json.dumps([name, plain], allow_nan=False).encode() + b"\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, numpy.ndarray | numpy.generic):
+        return value.tolist()
+    if isinstance(value, tuple):
+        return list(value)
+    if isinstance(value, PurePath):
+        return str(value)
+    raise TypeError(type(value).__name__)
+
+
+def _plainly(value: Any, place: str) -> Any:
+    """Return this value in Python's own types, or say which part of it JSON cannot hold, and where."""
+    if isinstance(value, dict):
+        return {str(key): _plainly(part, f"{place}[{key!r}]") for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plainly(part, f"{place}[{i}]") for i, part in enumerate(value)]
+    if isinstance(value, numpy.ndarray | numpy.generic) and value.dtype.kind in "biufUmMO":
+        return _plainly(value.astype(str).tolist() if value.dtype.kind in "mM" else value.tolist(), place)
+    if isinstance(value, Enum):
+        return _plainly(value.value, place)
+    if isinstance(value, float):
+        return float(value) if numpy.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, PurePath) or hasattr(value, "isoformat"):
+        return value.isoformat() if hasattr(value, "isoformat") else str(value)
+    raise PipelineTypeError(
+        f"{place} is of type {type(value).__name__}, which JSON cannot hold; "
+        "wanted a number, text, boolean, datetime, array, list or dict."
+    )
+
+
+def loads(line: bytes) -> tuple[str, Document]:
+    """Read one line of either dialect: `[name, doc]` (suitcase) or `{"name": ..., "doc": ...}` (bluesky).
+
+    >>> loads(b'["stop", {"time": NaN}]')
+    ('stop', {'time': nan})
+    >>> loads(b'{"name": "stop", "doc": {}}')
+    ('stop', {})
+    """
+    try:
+        item = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        item = json.loads(line)  # bare NaN, as suitcase writes it, and very long integers
+    name, doc = (item.get("name"), item.get("doc")) if isinstance(item, dict) else item
+    if not isinstance(name, str) or not isinstance(doc, dict):
+        raise PipelineValueError(f"wanted [name, document], there is [{type(name).__name__}, {type(doc).__name__}].")
+    return name, doc
+
+
+class NaNs:
+    """Read back the NaN that JSON could not hold: a `null` where the descriptor says that numbers stand.
+
+    >>> restore = NaNs()
+    >>> _ = restore("descriptor", {"uid": "d", "data_keys": {"x": {"dtype": "number", "shape": []}}})
+    >>> restore("event", {"descriptor": "d", "data": {"x": None}})
+    {'descriptor': 'd', 'data': {'x': nan}}
+    """
+
+    def __init__(self) -> None:
+        self._floats: dict[str, list[str]] = {}  # descriptor uid -> fields that hold floats
+
+    def __call__(self, name: str, doc: Document) -> Document:
+        """Return the document, or a copy of it that has its NaN again."""
+        if name == "descriptor":
+            self._floats[doc["uid"]] = [key for key, data_key in doc["data_keys"].items() if _is_float(data_key)]
+        if name not in ("event", "event_page"):
+            return doc
+        fields = [key for key in self._floats.get(doc["descriptor"], ()) if _has_none(doc["data"].get(key, 0))]
+        return {**doc, "data": doc["data"] | {key: _with_nan(doc["data"][key]) for key in fields}} if fields else doc
+
+
+def _is_float(data_key: Document) -> bool:
+    if data_key["dtype"] == "array":
+        return data_key.get("dtype_numpy", "<f8")[1:2] == "f"
+    return data_key["dtype"] == "number"
+
+
+def _has_none(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and any(map(_has_none, value)))
+
+
+def _with_nan(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_with_nan(part) for part in value]
+    return float("nan") if value is None else value
+
+
+# uids --------------------------------------------------------------------------------------------------------------
+
+
+class Uids:
+    """The uids that follow from one uid: `uuid.uuid5`, prepared so that one costs a microsecond.
+
+    >>> uids = Uids("6ba7b810-9dad-11d1-80b4-00c04fd430c8")
+    >>> uids("a") == str(uuid.uuid5(uuid.UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8"), "a"))
+    True
+    """
+
+    def __init__(self, namespace: str) -> None:
+        self._sha1 = hashlib.sha1(_namespace(namespace).bytes, usedforsecurity=False)
+
+    def __call__(self, name: str) -> str:
+        sha1 = self._sha1.copy()
+        sha1.update(name.encode())
+        s = sha1.hexdigest()
+        return f"{s[:8]}-{s[8:12]}-5{s[13:16]}-{'89ab'[int(s[16], 16) & 3]}{s[17:20]}-{s[20:32]}"
+
+
+def _namespace(uid: str) -> uuid.UUID:
+    try:
+        return uuid.UUID(uid)
+    except ValueError:  # a schema-valid uid may be any text
+        return uuid.uuid5(uuid.NAMESPACE_OID, uid)
+
+
+# data keys ---------------------------------------------------------------------------------------------------------
+
+
+def safe_key(name: str) -> str:
+    """Return this name with only letters, digits, `_`, `-` and space, and never `time` nor `seq_num`.
+
+    >>> safe_key("USAXS.a2rp"), safe_key("time"), safe_key("2-theta")
+    ('USAXS_a2rp', 'time_', '2-theta')
+    """
+    key = "".join(letter if letter in _ALLOWED else "_" for letter in name) or "_"
+    return f"{key}_" if key.lower() in RESERVED else key
+
+
+def safe_keys(names: Iterable[str]) -> dict[str, str]:
+    """Map each name to a key that survives SQL and differs from every other one, lower-cased too.
+
+    >>> safe_keys(["x", "X", "x.y", "x/y"])
+    {'x': 'x', 'X': 'X_2', 'x.y': 'x_y', 'x/y': 'x_y_2'}
+    """
+    keys: dict[str, str] = {}
+    taken = set()
+    for name in names:
+        key = stem = safe_key(name)
+        number = 1
+        while key.lower() in taken:
+            number += 1
+            key = f"{stem}_{number}"
+        taken.add(key.lower())
+        keys[name] = key
+    return keys
+
+
+_SCALARS = {"b": ("boolean", "|b1"), "i": ("integer", "<i8"), "u": ("integer", "<i8"), "f": ("number", "<f8")}
+
+
+def describe(value: Any, source: str) -> Document:
+    """Return the data key of a value: dtype, dtype_numpy and true shape.
+
+    >>> describe(numpy.float32(1.5), "det")
+    {'source': 'det', 'dtype': 'number', 'dtype_numpy': '<f8', 'shape': []}
+    >>> describe(numpy.zeros((4, 5), "u2"), "cam")
+    {'source': 'cam', 'dtype': 'array', 'dtype_numpy': '<u2', 'shape': [4, 5]}
+    """
+    if isinstance(value, str):
+        return {"source": source, "dtype": "string", "dtype_numpy": "<U0", "shape": []}
+    array = _array(value)
+    if array.ndim:
+        return {"source": source, "dtype": "array", "dtype_numpy": array.dtype.str, "shape": list(array.shape)}
+    dtype, dtype_numpy = _SCALARS[array.dtype.kind]
+    return {"source": source, "dtype": dtype, "dtype_numpy": dtype_numpy, "shape": []}
+
+
+def _array(value: Any) -> numpy.ndarray:
+    try:
+        array = numpy.asarray(value)
+    except ValueError:
+        raise PipelineValueError(f"wanted rows of one length, there are ragged ones: {_short(value)}.") from None
+    if array.dtype.kind in "biuf" or (array.ndim and array.dtype.kind == "U"):
+        return array
+    raise PipelineTypeError(f"wanted a number, text, boolean or an array of them, there is {_short(value)}.")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else f"{text[:57]}..."
+
+
+def caster(data_key: Document) -> Callable[[Any], Any]:
+    """Return the function that makes a value what its data key says, or refuses it.
+
+    The value that comes out is a Python scalar or an array of its own, never the caller's.
+
+    >>> caster({"dtype": "number", "shape": []})(numpy.int32(3))
+    3.0
+    """
+    if data_key["dtype"] == "array":
+        shape = tuple(data_key["shape"])
+        return partial(_cast_array, shape=shape, dtype=numpy.dtype(data_key.get("dtype_numpy", "<f8")))
+    return _CASTS[data_key["dtype"]]
+
+
+def _cast_array(value: Any, shape: tuple[int | None, ...], dtype: numpy.dtype) -> numpy.ndarray:
+    array = numpy.array(value)
+    same = len(shape) == array.ndim and all(want in (None, have) for want, have in zip(shape, array.shape, strict=True))
+    if not same or not numpy.can_cast(array.dtype, dtype, "same_kind"):
+        raise PipelineValueError(
+            f"wanted {dtype.str} of shape {list(shape)}, there is {array.dtype.str} of shape {list(array.shape)}."
+        )
+    return array.astype(dtype, copy=False)
+
+
+def _cast_number(value: Any) -> float:
+    if type(value) is float:
+        return value
+    if isinstance(value, str | bool) or numpy.ndim(value):
+        raise PipelineTypeError(f"wanted a number, there is {_short(value)}.")
+    return float("nan") if value is None else float(value)
+
+
+def _cast_integer(value: Any) -> int:
+    if type(value) is int:
+        return value
+    if not isinstance(value, int | numpy.integer) and _array(value).dtype.kind not in "iu":
+        raise PipelineTypeError(f"wanted an integer, there is {_short(value)}.")
+    return int(value)
+
+
+def _cast_boolean(value: Any) -> bool:
+    if not isinstance(value, bool | numpy.bool):
+        raise PipelineTypeError(f"wanted a boolean, there is {_short(value)}.")
+    return bool(value)
+
+
+def _cast_string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise PipelineTypeError(f"wanted text, there is {_short(value)}.")
+    return str(value)
+
+
+_CASTS: dict[str, Callable[[Any], Any]] = {
+    "number": _cast_number,
+    "integer": _cast_integer,
+    "boolean": _cast_boolean,
+    "string": _cast_string,
+}

@@ -1,0 +1,90 @@
+"""Undo the last events: what the state was before them, and the data since."""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+from pipeline.documents import Document
+
+BLOCK = 512  # events between two copies of the state
+BLOCK_BYTES = 64 * 2**20  # fewer where their data are large
+
+State = TypeVar("State")
+Data = Mapping[str, Any]
+Columns = Mapping[str, Sequence[Any]]
+
+
+class History(Generic[State]):
+    """Keep the last one to two blocks of events, and a copy of the state before each block.
+
+    How far back that reaches depends on the number of events and on the descriptor alone, so that the same raw run
+    is undone alike live and in replay, from events and from pages.
+
+    >>> history = History([], block=512)
+    >>> for seq_num in (1, 2, 3):
+    ...     history.add(seq_num, {"x": seq_num})
+    ...     history.state.append(seq_num)
+    >>> history.rewind(3), history.state
+    ([(1, {'x': 1}), (2, {'x': 2})], [])
+    """
+
+    def __init__(self, state: State, block: int = BLOCK) -> None:
+        self.state = state
+        self.block = block
+        self._blocks: list[tuple[State, list[tuple[int | Sequence[int], Data]]]] = []
+        self._n = block
+
+    @property
+    def room(self) -> int:
+        """How many events may be added before the state is copied again."""
+        return self.block - self._n or self.block
+
+    def add(self, seq_num: int, data: Data) -> None:
+        """Keep the data of an event that is about to change the state."""
+        self._add(seq_num, data, 1)
+
+    def add_page(self, seq_nums: Sequence[int], columns: Columns) -> None:
+        """Keep the columns of no more events than there is `room` for."""
+        self._add(seq_nums, columns, len(seq_nums))
+
+    def _add(self, seq_num: int | Sequence[int], data: Data, n: int) -> None:
+        if self._n == self.block:
+            self._blocks = [*self._blocks[-1:], (copy.deepcopy(self.state), [])]
+            self._n = 0
+        self._blocks[-1][1].append((seq_num, data))
+        self._n += n
+
+    def rewind(self, seq_num: int) -> list[tuple[int, Data]] | None:
+        """Put the state back, and return the events to take in again; `None` if that is too long ago."""
+        for i in reversed(range(len(self._blocks))):
+            state, entries = self._blocks[i]
+            events = [event for entry in entries for event in _events(*entry)]
+            if events[0][0] <= seq_num:
+                self._blocks, self.state, self._n = self._blocks[:i], state, self.block
+                return [event for event in events if event[0] < seq_num]
+        return None
+
+
+def _events(seq_num: int | Sequence[int], data: Data) -> list[tuple[int, Data]]:
+    if isinstance(seq_num, int):
+        return [(seq_num, data)]
+    rows = zip(*data.values(), strict=True)
+    return [(n, dict(zip(data, row, strict=True))) for n, row in zip(seq_num, rows, strict=True)]
+
+
+def block_size(data_keys: Mapping[str, Document]) -> int:
+    """Return how many events make a block, by the size of their data.
+
+    >>> block_size({"det": {"dtype": "number", "shape": []}})
+    512
+    >>> block_size({"cam": {"dtype": "array", "shape": [2048, 2048], "dtype_numpy": "<u2"}})
+    8
+    """
+    size = sum(math.prod(n or 1 for n in key.get("shape") or ()) * _item_size(key) for key in data_keys.values())
+    return max(1, min(BLOCK, BLOCK_BYTES // max(size, 1)))
+
+
+def _item_size(data_key: Document) -> int:
+    digits = "".join(letter for letter in str(data_key.get("dtype_numpy", "")) if letter.isdigit())
+    return int(digits or 8) or 8

@@ -1,0 +1,110 @@
+"""One analysis: of which runs, which stream, by which reductions."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pipeline.documents import Document, Sink
+from pipeline.errors import PipelineTypeError, PipelineValueError
+from pipeline.provenance import analysis_uid, is_raw, recipe_hash, start_metadata
+from pipeline.reductions.reduction import Reduction
+from pipeline.work import Work
+
+When = Callable[[Document], bool] | Mapping[str, Any] | None
+
+
+class Node:
+    """One analysis: the reductions of one stream, for every raw run that it is asked to analyse.
+
+    Parameters
+    ----------
+    name
+        Of the analysis; it stands in every run that it makes.
+    reductions
+        At least one; they stay as they are: each run is given copies.
+    when
+        Which runs: a test of the start document, or the values it must have (see `matches`). By default every raw run;
+        analysis runs only where `when` is a test, or asks for `analysis`.
+    stream
+        The raw stream to read.
+    every
+        How many events there are between two summaries in the stream `running`; 0: only the last one, in `final`.
+
+    >>> from pipeline.reductions import Mean
+    >>> node = Node("mean", Mean("det"), when={"plan_name": "count"})
+    >>> node.recipe["reductions"]
+    [{'name': 'Mean', 'version': 1, 'arguments': {'field': 'det', 'skipna': True}}]
+    """
+
+    def __init__(
+        self, name: str, *reductions: Reduction, when: When = None, stream: str = "primary", every: int = 1
+    ) -> None:
+        if not reductions:
+            raise PipelineValueError(f"Node {name!r}: wanted at least one reduction, there is none.")
+        for reduction in reductions:
+            if not isinstance(reduction, Reduction):
+                raise PipelineTypeError(f"Node {name!r}: wanted reductions, there is {reduction!r}.")
+        if not isinstance(every, int) or every < 0:
+            raise PipelineValueError(f"Node {name!r}: every is {every!r}; wanted a number of events, or 0.")
+        self.name, self.stream, self.every = name, stream, every
+        self.reductions = reductions
+        self.recipe: Document = {
+            "node": name,
+            "stream": stream,
+            "every": every,
+            "reductions": [
+                {"name": reduction.name, "version": reduction.version, "arguments": reduction.arguments}
+                for reduction in reductions
+            ],
+        }
+        self.recipe_hash = recipe_hash(self.recipe)
+        self._wants = _test(when)
+        self._packages = tuple(dict.fromkeys(map(_package, reductions)))
+
+    def wants(self, start: Document) -> bool:
+        """Tell whether this node analyses the run with this start document."""
+        return self._wants(start)
+
+    def begin(self, raw: Document, emit: Sink, uid: str | None = None) -> Work:
+        """Return the node at work on a raw run: an object of its own, which emits the start document at once.
+
+        Parameters
+        ----------
+        raw
+            The start document of the raw run.
+        emit
+            Called with each document of the analysis run.
+        uid
+            Of the analysis run; by default the one that follows from the raw run and the recipe.
+        """
+        uid = uid or analysis_uid(raw["uid"], self.recipe_hash)
+        metadata = start_metadata(raw, self.recipe, self._packages)
+        return Work(self.name, self.stream, self.reductions, self.every, raw, uid, metadata, emit)
+
+    def __repr__(self) -> str:
+        return f"Node({self.name!r}, {', '.join(reduction.name for reduction in self.reductions)})"
+
+
+def matches(**wanted: Any) -> Callable[[Document], bool]:
+    """Return a test for raw runs whose start document has these values.
+
+    >>> scans = matches(plan_name="scan")
+    >>> scans({"uid": "a", "plan_name": "scan"}), scans({"uid": "b"})
+    (True, False)
+    """
+
+    def test(start: Document) -> bool:
+        has_all = all(key in start and start[key] == value for key, value in wanted.items())
+        return has_all and (is_raw(start) or "analysis" in wanted)
+
+    return test
+
+
+def _test(when: When) -> Callable[[Document], bool]:
+    if when is None:
+        return is_raw
+    return when if callable(when) else matches(**when)
+
+
+def _package(reduction: Reduction) -> str:
+    package = type(reduction).__module__.partition(".")[0]
+    return "bluesky-pipeline" if package == "pipeline" else package

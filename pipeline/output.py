@@ -1,0 +1,144 @@
+"""One stream of an analysis run: what its reductions give, event by event."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from pipeline.documents import Document, describe, safe_keys
+from pipeline.reductions.reduction import Reduction, Result
+from pipeline.run_builder import RunBuilder, configuration
+
+COUNTERS = ("raw_seq_num", "n_events")
+
+
+class Point(NamedTuple):
+    """What a derived event takes over from the raw event it follows."""
+
+    seq_num: int
+    time: float
+    timestamps: Mapping[str, float]
+    data: Mapping[str, Any]
+
+
+class Output:
+    """Write the results of some of a node's reductions to one stream.
+
+    The stream is described by its first row: not before every reduction knows something, but for `final`, which takes
+    what is known.
+
+    Parameters
+    ----------
+    builder
+        Of the analysis run.
+    name
+        Of the stream: that of the raw one, `running` or `final`.
+    node
+        The name of the node, which the data keys are of.
+    chosen
+        Which of the node's reductions it is of, by place.
+    data_keys
+        Of the raw stream.
+    carried
+        Raw fields that stand beside the results: what was scanned.
+    """
+
+    def __init__(
+        self,
+        builder: RunBuilder,
+        name: str,
+        node: str,
+        chosen: Sequence[int],
+        data_keys: Mapping[str, Document],
+        carried: Sequence[str] = (),
+    ) -> None:
+        self.name = name
+        self._builder, self._node, self._chosen = builder, node, chosen
+        self._raw_keys, self._carried = data_keys, carried
+        self._keys: dict[str, str] = {}  # name of a result -> its key in the documents
+        self._is_renamed = False
+
+    def write(self, reductions: Sequence[Reduction], point: Point, n_events: int | None = None) -> None:
+        """Add an event with what the reductions give now; `n_events` is how many raw events a summary is of."""
+        row: dict[str, Any] = {}
+        stamps: dict[str, float] = {}
+        for i in self._chosen:
+            result = reductions[i].result()
+            if result is not None:
+                row |= result
+                stamps |= dict.fromkeys(result, _stamp(reductions[i], point))
+            elif self.name != "final":
+                return
+        if row:
+            self._add(reductions, row, stamps, point, n_events)
+
+    def _add(
+        self,
+        reductions: Sequence[Reduction],
+        row: dict[str, Any],
+        stamps: dict[str, float],
+        point: Point,
+        n_events: int | None,
+    ) -> None:
+        for key in self._carried:
+            row[key] = point.data.get(key)
+            stamps[key] = point.timestamps.get(key, point.time)
+        row["raw_seq_num"], stamps["raw_seq_num"] = point.seq_num, point.time
+        if n_events is not None:
+            row["n_events"], stamps["n_events"] = n_events, point.time
+        if not self._keys:
+            self._describe(reductions, row, point.time)
+        if self._is_renamed:
+            row, stamps = ({self._keys[name]: part[name] for name in part} for part in (row, stamps))
+        self._builder.add_event(self.name, row, time=point.time, timestamps=stamps)
+
+    def _describe(self, reductions: Sequence[Reduction], row: Mapping[str, Any], time: float) -> None:
+        self._keys = safe_keys(row)
+        self._is_renamed = any(name != key for name, key in self._keys.items())
+        known = self._describe_results(reductions) | {key: self._describe_carried(key) for key in self._carried}
+        data_keys = {self._keys[name]: self._data_key(name, row[name], known.get(name, {})) for name in row}
+        axes = _axes([reductions[i] for i in self._chosen])
+        extra = {"configuration": configuration(self._node, axes, time)} if axes else {}
+        if self.name in self._builder.streams:
+            self._builder.redescribe(self.name, data_keys, time=time, **extra)
+            return
+        self._write_axes(axes, time)
+        hints = {self._node: {"fields": [key for key in data_keys if key not in COUNTERS]}}
+        self._builder.add_stream(self.name, data_keys, object_name=self._node, hints=hints, time=time, **extra)
+
+    def _describe_results(self, reductions: Sequence[Reduction]) -> dict[str, Document]:
+        known: dict[str, Document] = {}
+        for reduction in (reductions[i] for i in self._chosen):
+            source = f"{reduction.name}({', '.join(map(repr, reduction.arguments.values()))})"
+            described = reduction.describe(self._raw_keys)
+            known |= {key: {"source": source, **described.get(key, {})} for key in reduction.result() or ()}
+        return known
+
+    def _describe_carried(self, field: str) -> Document:
+        raw = self._raw_keys[field]
+        kept = {name: raw[name] for name in ("source", "units", "precision") if raw.get(name) is not None}
+        return {**kept, "dtype": "number", "dtype_numpy": "<f8", "shape": []}
+
+    def _data_key(self, name: str, value: Any, known: Document) -> Document:
+        value = 0.0 if name in self._carried else value
+        data_key = {**describe(value, self._node), **known}
+        return data_key if self._keys[name] == name else {**data_key, "original_name": name}
+
+    def _write_axes(self, axes: Result, time: float) -> None:
+        if axes and "axes" not in self._builder.streams:
+            data_keys = {key: describe(value, self._node) for key, value in axes.items()}
+            self._builder.add_stream("axes", data_keys, object_name=self._node, time=time)
+            self._builder.add_event("axes", axes, time=time)
+
+
+def _axes(reductions: Sequence[Reduction]) -> Result:
+    axes: Result = {}
+    for reduction in reductions:
+        axes |= reduction.axes()
+    return {key: axes[name] for name, key in safe_keys(axes).items()}
+
+
+def _stamp(reduction: Reduction, point: Point) -> float:
+    """Return the time of the latest of the fields that the reduction reads."""
+    fields, timestamps = reduction.fields, point.timestamps
+    if len(fields) == 1:
+        return timestamps.get(fields[0], point.time)
+    return max((timestamps[field] for field in fields if field in timestamps), default=point.time)

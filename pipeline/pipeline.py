@@ -1,0 +1,355 @@
+"""Route raw runs to nodes, and their analysis runs to sinks."""
+
+import logging
+import threading
+import time
+import uuid
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
+
+from event_model import RunRouter
+
+from pipeline.buffer import Buffered
+from pipeline.documents import Document, Sink, safe_key
+from pipeline.errors import PipelineValueError
+from pipeline.node import Node
+from pipeline.work import Work
+
+logger = logging.getLogger(__name__)
+
+REMEMBERED = 1000  # uids of runs that are over or unknown, so that each is logged once
+PACE = 10_000  # documents of a replay between two waits for the sinks
+
+
+class Pipeline:
+    """A callback that routes raw runs to nodes, and their analysis runs to sinks.
+
+    Subscribe it to a RunEngine, give it the documents of stored runs (`replay`), or make it the sink of another
+    pipeline. It never raises, and keeps nothing of a run that is over.
+
+    Parameters
+    ----------
+    nodes
+        The analyses, of different names.
+    sinks
+        Callables `(name, doc)`, in order; see `subscribe`.
+    timeout
+        After how many seconds without a document a raw run is closed as `abort`. It is looked at whenever another
+        run starts, and by `close_silent`. None: never.
+    fresh
+        Whether each analysis run is given a new uid, so that it stands beside the earlier ones of the same recipe.
+
+    Attributes
+    ----------
+    counts
+        What came, by kind: `runs`, `duplicate_starts`, `duplicate_stops`, `duplicate_events`, `unknown_runs`, ...
+
+    >>> from pipeline.reductions import Mean
+    >>> from pipeline.testing import make_run
+    >>> pipeline = Pipeline([Node("mean", Mean("det"))], [lambda name, doc: print(name, end=" ")])
+    >>> pipeline.replay(make_run({"det": [1.0, 2.0]}))
+    start descriptor event event descriptor event stop
+    """
+
+    inline = True
+
+    def __init__(
+        self, nodes: Sequence[Node], sinks: Sequence[Sink] = (), *, timeout: float | None = None, fresh: bool = False
+    ) -> None:
+        _check_names(nodes)
+        self.nodes = list(nodes)
+        self.timeout = timeout
+        self.fresh = fresh
+        self.counts: Counter[str] = Counter()
+        self._sinks: dict[int, _Outlet] = {}
+        self._token = 0
+        self._runs: dict[str, _RawRun] = {}  # uid of the raw run -> its works
+        self._owners: dict[str, _RawRun] = {}  # uid of a descriptor or a resource -> the run it is of
+        self._known: OrderedDict[str, str] = OrderedDict()  # uids of what is over or unknown -> which of the two
+        self._lock = threading.RLock()  # documents may come from more than one RunEngine
+        for sink in sinks:
+            self.subscribe(sink)
+
+    # sinks -----------------------------------------------------------------------------------------------------
+
+    def subscribe(self, sink: Sink) -> int:
+        """Add a sink, for the analysis runs that start from now on, and return a token for `unsubscribe`.
+
+        A sink that says `inline = True` is called on the thread that documents come on: the ledger, another pipeline,
+        and those that keep a queue of their own. Any other might block, and so is `Buffered`.
+        """
+        outlet = _Outlet(sink if getattr(sink, "inline", False) else Buffered(sink))
+        with self._lock:
+            self._token += 1
+            self._sinks[self._token] = outlet
+        return self._token
+
+    def unsubscribe(self, token: int) -> None:
+        """Take a sink out; runs that are open still go to it."""
+        with self._lock:
+            self._sinks.pop(token, None)
+
+    @property
+    def sinks(self) -> list[Sink]:
+        """The sinks, in order."""
+        return [outlet.sink for outlet in self._sinks.values()]
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Return when every sink has taken in what it was given; a sink that cannot is logged."""
+        for outlet in list(self._sinks.values()):
+            outlet.ask("flush", timeout)
+
+    # documents -------------------------------------------------------------------------------------------------
+
+    def __call__(self, name: str, doc: Document) -> None:
+        """Take in a document of a raw run."""
+        with self._lock:
+            getattr(self, f"_{name}", self._other)(name, doc)
+
+    def _start(self, name: str, doc: Document) -> None:
+        uid = doc["uid"]
+        if uid in self._runs:
+            self.counts["duplicate_starts"] += 1
+            return
+        if self.timeout is not None:
+            self.close_silent(self.timeout)
+        self.counts["runs"] += 1
+        self._known.pop(uid, None)
+        self._runs[uid] = run = _RawRun(doc, self._begin)
+        run.route(name, doc)
+
+    def _begin(self, _: str, doc: Document) -> list[Work]:
+        works = (self._begin_node(node, doc) for node in self.nodes)
+        return [work for work in works if work is not None]
+
+    def _begin_node(self, node: Node, doc: Document) -> Work | None:
+        """Return the node at work on this run, if it wants it; a fault there ends this analysis alone."""
+        try:
+            wanted, fault = node.wants(doc), None
+        except Exception as error:  # noqa: BLE001 - contained, told by the analysis run itself
+            wanted, fault = True, error
+        if not wanted:
+            return None
+        emit = _Delivery(list(self._sinks.values()))
+        try:
+            work = node.begin(doc, emit, str(uuid.uuid4()) if self.fresh else None)
+        except Exception:
+            logger.exception("Node %s cannot begin with raw run %s.", node.name, doc["uid"])
+            self.counts["faults"] += 1
+            return None
+        if fault is not None:
+            work.fail(fault)
+        return work
+
+    def _descriptor(self, name: str, doc: Document) -> None:
+        self._own(doc["uid"], name, doc)
+
+    _resource = _stream_resource = _descriptor
+
+    def _own(self, uid: str, name: str, doc: Document) -> None:
+        """Route a document that others refer to."""
+        run = self._runs.get(doc.get("run_start", ""))
+        if run is None:
+            self._leave_alone(doc.get("run_start", uid), name)
+        elif uid in self._owners:
+            self.counts[f"duplicate_{name}s"] += 1
+        else:
+            self._owners[uid] = run
+            run.owned.append(uid)
+            run.route(name, doc)
+
+    def _event(self, name: str, doc: Document) -> None:
+        run = self._owners.get(doc["descriptor"])
+        if run is None:
+            self._leave_alone(doc["descriptor"], name)
+        else:
+            run.give(name, doc)
+
+    _event_page = _event
+
+    def _datum(self, name: str, doc: Document) -> None:
+        self._refer(doc["resource"], name, doc)
+
+    _datum_page = _datum
+
+    def _stream_datum(self, name: str, doc: Document) -> None:
+        self._refer(doc["stream_resource"], name, doc)
+
+    def _refer(self, uid: str, name: str, doc: Document) -> None:
+        """Route a document that refers to this one."""
+        run = self._owners.get(uid)
+        if run is None:
+            self._leave_alone(uid, name)
+        else:
+            run.route(name, doc)
+
+    def _stop(self, name: str, doc: Document) -> None:
+        run = self._runs.get(doc["run_start"])
+        if run is not None:
+            run.route(name, doc)
+            self._forget(run)
+        elif self._known.get(doc["run_start"]) == "over":
+            self.counts["duplicate_stops"] += 1
+        else:
+            self._leave_alone(doc["run_start"], name)
+
+    def _other(self, name: str, doc: Document) -> None:
+        self.counts[f"unknown_{name}"] += 1
+
+    def _leave_alone(self, uid: str, name: str) -> None:
+        """Log once, of a run joined in the middle, that it is left alone."""
+        if uid in self._known:
+            self.counts["late_documents" if self._known[uid] == "over" else "unknown_documents"] += 1
+            return
+        self.counts["unknown_runs"] += 1
+        self._remember(uid, "unknown")
+        logger.warning("A %s document of a run whose start was not seen (%s): that run is left alone.", name, uid)
+
+    def _remember(self, uid: str, what: str) -> None:
+        self._known[uid] = what
+        while len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+
+    def _forget(self, run: "_RawRun") -> None:
+        self.counts["duplicate_events"] += sum(work.intake.n_duplicates for work in run.works)
+        self.counts["faults"] += sum(bool(work.reason) for work in run.works)
+        del self._runs[run.uid]
+        for uid in run.owned:
+            del self._owners[uid]
+            self._remember(uid, "over")
+        self._remember(run.uid, "over")
+
+    # runs ------------------------------------------------------------------------------------------------------
+
+    def replay(self, documents: Iterable[tuple[str, Document]]) -> None:
+        """Take in the documents of stored runs, and return when the sinks have all that came of them.
+
+        A run whose stop document is not among them is closed as `abort`.
+        """
+        began: list[str] = []
+        for n, (name, doc) in enumerate(documents, 1):
+            if name == "start" and doc["uid"] not in self._runs:
+                began.append(doc["uid"])
+            self(name, doc)
+            if n % PACE == 0:
+                self.flush()  # a queue that drops what it cannot hold is not for stored runs
+        with self._lock:
+            self._abandon([self._runs[uid] for uid in began if uid in self._runs])
+        self.flush()
+
+    def close_silent(self, seconds: float) -> None:
+        """Close, as `abort`, the raw runs of which nothing came for so many seconds."""
+        with self._lock:
+            now = time.monotonic()
+            self._abandon([run for run in self._runs.values() if now - run.last > seconds])
+
+    def close(self, timeout: float | None = None) -> None:
+        """Close, as `abort`, the raw runs that are open, and return when the sinks have everything.
+
+        The pipeline can be used again afterwards; its sinks are left open.
+        """
+        with self._lock:
+            self._abandon(list(self._runs.values()))
+        self.flush(timeout)
+
+    def _abandon(self, runs: Iterable["_RawRun"]) -> None:
+        for run in runs:
+            logger.warning("The stop document of raw run %s never came: its analyses end as abort.", run.uid)
+            for work in run.works:
+                work.abandon()
+            self._forget(run)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _RawRun:
+    """An open raw run: the works on it, behind a RunRouter of its own, which goes when the run goes.
+
+    One router for all runs keeps the resources of each for ever, and loses a run's documents once a callback raises.
+    """
+
+    def __init__(self, start: Document, begin: Any) -> None:
+        self.uid: str = start["uid"]
+        self.works: list[Work] = []
+        self.owned: list[str] = []  # uids of its descriptors and resources
+        self.last = time.monotonic()
+        self._router = RunRouter([lambda name, doc: (self._begin(begin, name, doc), [])])
+
+    def _begin(self, begin: Any, name: str, doc: Document) -> list[Work]:
+        self.works = begin(name, doc)
+        return self.works
+
+    def route(self, name: str, doc: Document) -> None:
+        """Give a document to every work."""
+        self.last = time.monotonic()
+        self._router(name, doc)
+
+    def give(self, name: str, doc: Document) -> None:
+        """Give events to every work, not by way of the router, which packs each into a page and copies each page."""
+        self.last = time.monotonic()
+        for work in self.works:
+            work(name, doc)
+
+
+class _Outlet:
+    """A sink, and what it is called."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+        self.name = safe_key(str(getattr(sink, "name", None) or type(sink).__name__))
+
+    def ask(self, method: str, timeout: float | None) -> None:
+        """Call `flush` or the like, if the sink has it; a fault there is the sink's."""
+        try:
+            function = getattr(self.sink, method, None)
+            if callable(function):
+                function(timeout) if timeout is not None else function()
+        except Exception as error:  # noqa: BLE001 - contained: a sink's fault is the sink's
+            logger.error("Sink %s: %s", self.name, error)
+
+
+class _Delivery:
+    """Hand the documents of one analysis run to every sink; a fault of one is its own, and is logged once."""
+
+    def __init__(self, outlets: Sequence[_Outlet]) -> None:
+        self._outlets = outlets
+        self._sinks = [outlet.sink for outlet in outlets]
+        self._faults: dict[str, str] = {}
+        self._uid = ""
+
+    def __call__(self, name: str, doc: Document) -> None:
+        if name == "start":
+            self._uid = doc["uid"]
+        for i, sink in enumerate(self._sinks):
+            try:
+                sink(name, doc)
+            except Exception as error:  # noqa: BLE001 - contained: a sink's fault is the sink's
+                self._tell(self._outlets[i].name, f"{name}: {type(error).__name__}: {error}")
+
+    def _tell(self, sink: str, reason: str) -> None:
+        if sink not in self._faults:
+            self._faults[sink] = reason
+            logger.exception("Sink %s, analysis run %s: %s", sink, self._uid, reason)
+
+    @property
+    def faults(self) -> dict[str, str]:
+        """What went wrong first in each sink, as far as it is known by now."""
+        known = {outlet.name: _faults_of(outlet.sink).get(self._uid, "") for outlet in self._outlets}
+        return {name: reason for name, reason in known.items() if reason} | self._faults
+
+
+def _faults_of(sink: Sink) -> dict[str, str]:
+    faults = getattr(sink, "faults", None)
+    return faults if isinstance(faults, dict) else {}
+
+
+def _check_names(nodes: Sequence[Node]) -> None:
+    names = Counter(node.name for node in nodes)
+    twice = [name for name, n in names.items() if n > 1]
+    if twice:
+        raise PipelineValueError(f"Wanted nodes of different names; there is more than one {twice[0]!r}.")

@@ -1,0 +1,127 @@
+"""What every reduction is: incremental numbers of one stream, knowing no document."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
+
+from pipeline.errors import RejectedValue
+
+Data = Mapping[str, Any]
+Result = dict[str, Any]
+
+
+class Reduction:
+    """Incremental numbers of one stream: `update` with the data of each event, ask for the `result` at any time.
+
+    A subclass sets what differs from the defaults below, keeps its arguments as attributes, and needs no more than
+    `update` and `result`. The arguments are part of the recipe: numbers, text, lists and dicts of them.
+
+    Attributes
+    ----------
+    version
+        Goes up whenever the same data give other numbers; it is part of the recipe.
+    kind
+        `"summary"`: the result stands for all events so far. `"event"`: it stands for the last event alone.
+    mergeable
+        `"exact"`: merged parts give the bits of the whole, in any order. `"rounding"`: they differ in the last bits.
+        `None`: there is no `merge`.
+    fields
+        The raw fields it reads, as far as it knows: a stream without them is refused before its first event.
+    arguments
+        What the reduction was made with, by parameter, defaults included.
+
+    >>> class Largest(Reduction):
+    ...     def __init__(self, field):
+    ...         self.field, self.largest = field, None
+    ...     def update(self, data):
+    ...         self.largest = max(data[self.field], self.largest or data[self.field])
+    ...     def result(self):
+    ...         return {f"{self.field}_largest": self.largest}
+    >>> largest = Largest("det")
+    >>> largest.update_page({"det": [1.0, 3.0, 2.0]})
+    0
+    >>> largest.result(), largest.arguments
+    ({'det_largest': 3.0}, {'field': 'det'})
+    """
+
+    version: int = 1
+    kind: Literal["event", "summary"] = "summary"
+    mergeable: Literal["exact", "rounding"] | None = None
+    fields: Sequence[str] = ()
+    arguments: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls)
+        bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        self.arguments = dict(list(bound.arguments.items())[1:])
+        self._call = (args, kwargs)
+        return self
+
+    def __getnewargs_ex__(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return self._call  # a copy is made as the original was
+
+    @property
+    def name(self) -> str:
+        """What recipes, errors and configurations call it: `Mean`, or `package.module:Class` if it is not ours."""
+        cls = type(self)
+        is_ours = cls.__module__.startswith("pipeline.reductions.")
+        return cls.__qualname__ if is_ours else f"{cls.__module__}:{cls.__qualname__}"
+
+    def update(self, data: Data) -> None:
+        """Take in the data of one event.
+
+        Raises
+        ------
+        RejectedValue
+            If a value cannot be used: the event is left out and counted.
+        KeyError
+            If the event has no such field: it is left out and counted, too.
+        """
+        raise NotImplementedError(f"{self.name} has no update(data).")
+
+    def update_page(self, columns: Mapping[str, Sequence[Any]]) -> int:
+        """Take in many events: columns of equal length. The outcome is that of `update` with each row, bit by bit.
+
+        Returns
+        -------
+        int
+            How many rows were rejected.
+        """
+        n_rejected = 0
+        for row in zip(*columns.values(), strict=True):
+            try:
+                self.update(dict(zip(columns, row, strict=True)))
+            except RejectedValue:
+                n_rejected += 1
+        return n_rejected
+
+    def result(self) -> Result | None:
+        """Return what is known so far, by result key; `None` while nothing is. It changes nothing."""
+        raise NotImplementedError(f"{self.name} has no result().")
+
+    def merge(self, other: Self) -> None:
+        """Take in what another reduction of the same arguments has taken in."""
+        raise NotImplementedError(f"{self.name} cannot be merged.")
+
+    def describe(self, data_keys: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Return what values cannot tell of the results (units, precision, dims), from the raw data keys."""
+        return {}
+
+    def axes(self) -> Result:
+        """Return the constant axes of array results, by key; asked once, when the stream is described."""
+        return {}
+
+
+def units_of(data_keys: Mapping[str, Any], field: str) -> str | None:
+    """Return the units of a raw field, if it has any."""
+    return data_keys.get(field, {}).get("units") or None
+
+
+def with_units(units: Mapping[str, str | None]) -> dict[str, dict[str, Any]]:
+    """Return a description of these results by their units, leaving out those that have none.
+
+    >>> with_units({"det_mean": "count", "det_n": None})
+    {'det_mean': {'units': 'count'}}
+    """
+    return {key: {"units": unit} for key, unit in units.items() if unit}

@@ -1,0 +1,1 @@
+"""Where documents go: any callable `(name, doc)` is a sink."""

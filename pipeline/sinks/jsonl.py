@@ -1,0 +1,294 @@
+"""The ledger: runs as JSONL files, the first and durable copy of every analysis run."""
+
+import fcntl
+import getpass
+import json
+import logging
+import os
+import re
+import socket
+import threading
+import time
+from pathlib import Path
+
+from pipeline.documents import Document, Uids, dumps
+from pipeline.errors import PipelineKeyError, PipelineOSError, PipelineValueError
+
+logger = logging.getLogger(__name__)
+
+_SAFE = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_ABANDONED = b'"abandoned":true'
+SYNC_SECONDS = 0.2
+
+
+class JSONLSink:
+    """Write each run to `<directory>/<uid>.jsonl`, one line `[name, doc]` a document, as suitcase-jsonl has it.
+
+    A line is in the file, whole, before the call returns, so it survives the end of the process. It survives the loss
+    of power after `fsync`: at start, at stop, and by a thread of its own at most 0.2 s after it was written.
+    NaN and infinities are `null` in the file, which `read_jsonl` reads back as NaN; see `pipeline.documents.dumps`.
+
+    A run that is there already is compared, line by line, as it comes again: what is the same is left, what is missing
+    is added, a torn last line is cut. So the same run any number of times, or after a crash, makes one whole file.
+    Where a line differs the file is left as it is and the run is refused; only the end of a run that was abandoned
+    gives way to a run that goes on. A file is written by one process at a time.
+
+    Parameters
+    ----------
+    directory
+        Made if it is not there. No file is written anywhere else, whatever the uid.
+
+    Raises
+    ------
+    PipelineValueError
+        If a document differs from the one that the file has in its place.
+    PipelineOSError
+        If a line cannot be written whole, the disk being full for instance: it is taken back, what is there stays
+        readable, and nothing more of this run is written until the run is given again.
+
+    >>> import tempfile
+    >>> from pipeline.testing import make_run
+    >>> with tempfile.TemporaryDirectory() as folder, JSONLSink(folder) as ledger:
+    ...     for name, doc in make_run({"det": [1.0]}, uid="a"): ledger(name, doc)
+    ...     [path.suffix for path in Path(folder).iterdir()]
+    ['.jsonl']
+    """
+
+    inline = True
+    name = "JSONLSink"
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.directory = Path(directory)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._files: dict[str, _LedgerFile] = {}  # start and descriptor uids of open runs -> their files
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._closed = False
+        threading.Thread(target=self._sync_often, name="sync of the ledger", daemon=True).start()
+
+    def path(self, uid: str) -> Path:
+        """Return the file of a run; a uid that is no plain name is replaced by one that follows from it.
+
+        >>> JSONLSink("/tmp").path("../evil").parent == Path("/tmp")
+        True
+        """
+        return self.directory / f"{uid if _SAFE.fullmatch(uid) else Uids(uid)('file')}.jsonl"
+
+    def __call__(self, name: str, doc: Document) -> None:
+        """Write one document."""
+        line = dumps(name, doc)
+        if name == "start":
+            self._open(doc)
+        file = self._file(name, doc)
+        file.write(line)
+        if not self._wake.is_set():
+            self._wake.set()
+        if name == "descriptor":
+            self._files[doc["uid"]] = file
+        elif name == "start":
+            file.sync()
+        elif name == "stop":
+            self._finish(file)
+
+    def _open(self, start: Document) -> None:
+        with self._lock:
+            if start["uid"] in self._files:
+                self._forget(self._files[start["uid"]])
+            self._files[start["uid"]] = _LedgerFile(self.path(start["uid"]), start)
+
+    def _file(self, name: str, doc: Document) -> "_LedgerFile":
+        uid = doc["descriptor"] if "descriptor" in doc else doc["uid"] if name == "start" else doc.get("run_start")
+        try:
+            return self._files[uid]
+        except KeyError:
+            raise PipelineKeyError(f"{self.directory}: a {name} of {uid!r}, of which there is no start.") from None
+
+    def _finish(self, file: "_LedgerFile") -> None:
+        file.sync()
+        with self._lock:
+            self._forget(file)
+        file.tell_work()
+
+    def _forget(self, file: "_LedgerFile") -> None:
+        self._files = {uid: other for uid, other in self._files.items() if other is not file}
+        file.close()
+
+    def _sync_often(self) -> None:
+        while not self._closed:
+            self._wake.wait()
+            time.sleep(SYNC_SECONDS)
+            self._wake.clear()
+            try:
+                self.flush()
+            except OSError as error:
+                logger.error("%s: fsync failed: %s", self.directory, error)
+
+    def flush(self) -> None:
+        """Return when all that was written would survive the loss of power."""
+        with self._lock:
+            for file in set(self._files.values()):
+                file.sync()
+
+    def close(self) -> None:
+        """Flush, and close the files."""
+        self._closed = True
+        self._wake.set()
+        with self._lock:
+            for file in set(self._files.values()):
+                file.sync()
+                file.close()
+            self._files = {}
+
+    def __enter__(self) -> "JSONLSink":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _LedgerFile:
+    """The file of one run: first compared with what comes, then added to."""
+
+    def __init__(self, path: Path, start: Document) -> None:
+        self.path = path
+        self._start = start
+        self._began = time.time()
+        self._broken = ""
+        self._n_lines = self._n_new = 0
+        self._is_dirty = False
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._lock()
+            self._size = _cut_torn_line(self._fd)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self._offset = 0  # up to here the file is what came
+        self._there = open(path, "rb") if self._size else None  # noqa: SIM115 - closed when all is compared
+        self._closed = False
+        if not self._size:
+            _sync_directory(path.parent)
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PipelineOSError(f"{self.path} is being written by another process; wanted it alone.") from None
+
+    def write(self, line: bytes) -> None:
+        """Add a line, or see that it is there."""
+        if self._broken:
+            raise PipelineOSError(self._broken)
+        if self._there is not None and self._is_there(line):
+            return
+        try:
+            n = os.pwrite(self._fd, line, self._offset)
+            if n != len(line):
+                raise OSError(f"only {n} of {len(line)} bytes could be written")
+        except OSError as error:
+            self._take_back(error)
+        self._offset += len(line)
+        self._n_lines += 1
+        self._n_new += 1
+        self._is_dirty = True
+
+    def _is_there(self, line: bytes) -> bool:
+        """Compare with the next line of the file; from its end on, there is nothing to compare."""
+        assert self._there is not None
+        have = self._there.readline()
+        if have == line:
+            self._offset += len(line)
+            self._n_lines += 1
+            return True
+        if have and not _is_abandoned(self._fd, self._size):
+            self._broken = (
+                f"{self.path}, line {self._n_lines + 1}: the file has another document of this run; "
+                f"wanted {_short(line)}, there is {_short(have)}. The file is left as it is."
+            )
+            raise PipelineValueError(self._broken)
+        os.ftruncate(self._fd, self._offset)
+        self._there.close()
+        self._there = None
+        return False
+
+    def _take_back(self, error: OSError) -> None:
+        os.ftruncate(self._fd, self._offset)
+        self._broken = (
+            f"{self.path}: cannot write ({error}); the file ends, whole, with line {self._n_lines}. "
+            "Give the run again when there is room."
+        )
+        raise PipelineOSError(self._broken) from error
+
+    def sync(self) -> None:
+        """Make what was written survive the loss of power."""
+        if self._is_dirty and not self._closed:
+            self._is_dirty = False
+            os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Let the file go."""
+        if not self._closed:
+            self._closed = True
+            os.close(self._fd)
+            if self._there is not None:
+                self._there.close()
+
+    def tell_work(self) -> None:
+        """Tell, beside the run, when, where and how long the work on it was done: it is no part of the result."""
+        if "analysis" not in self._start or not self._n_new:
+            return
+        work = {
+            "uid": self._start["uid"],
+            "began": self._began,
+            "seconds": round(time.time() - self._began, 6),
+            "host": socket.gethostname(),
+            "user": _user(),
+            "pid": os.getpid(),
+            "lines": self._n_lines,
+            "new_lines": self._n_new,
+        }
+        try:
+            self.path.with_suffix(".work.json").write_text(json.dumps(work, indent=1) + "\n")
+        except OSError as error:
+            logger.warning("%s: cannot tell the work: %s", self.path, error)
+
+
+def _cut_torn_line(fd: int) -> int:
+    """Cut what follows the last newline, and return the size that is left."""
+    size = end = os.fstat(fd).st_size
+    while end:
+        start = max(0, end - 65536)
+        newline = os.pread(fd, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    if end != size:
+        os.ftruncate(fd, end)
+    return end
+
+
+def _is_abandoned(fd: int, size: int) -> bool:
+    """Tell whether the file ends with the stop of a run that was abandoned."""
+    tail = os.pread(fd, 65536, max(0, size - 65536)).rstrip(b"\n").rpartition(b"\n")[2]
+    return tail.startswith(b'["stop",') and _ABANDONED in tail
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may have no name for its user
+        return str(os.getuid())
+
+
+def _short(line: bytes) -> str:
+    text = line.decode(errors="replace").rstrip()
+    return text if len(text) <= 120 else f"{text[:117]}..."

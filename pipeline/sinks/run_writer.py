@@ -1,0 +1,319 @@
+"""One run on its way into a Tiled catalog."""
+
+import math
+from typing import Any
+
+import orjson
+from bluesky_tiled_plugins.utils import truncate_json_overflow
+from bluesky_tiled_plugins.writing.tiled_writer import RunNormalizer, _RunWriter
+from event_model import unpack_datum_page, unpack_event_page
+from tiled.client.utils import ClientError
+from tiled.structures.core import Spec
+
+from pipeline.documents import Document, safe_key
+from pipeline.errors import PipelineRuntimeError
+from pipeline.sinks.stream_writer import StreamWriter, column_names, find
+
+_NOT_STORED = ("tiled_access_tags", "tiled_specs")
+
+
+class RunWriter(_RunWriter):
+    """Write one run, and bring the catalog level with it whenever asked.
+
+    Documents are only taken in; `write` writes. It may be called again after any fault of the server, with the
+    client of another server on the same data too, and goes on where it was.
+
+    A run that the catalog holds whole is left as it is. One that it holds half of is deleted and written anew.
+
+    Differs from the writer that it builds upon (`bluesky_tiled_plugins.TiledWriter`) in that rows are written when
+    asked and not by number, that columns have the types of the descriptor, that small arrays are arrays, that names
+    which SQL refuses are mapped, and that a fault of the server ends nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(client=None, max_array_size=0)  # type: ignore[arg-type]
+        self.is_level = False  # with a run that was there, whole
+        self._start: Document = {}
+        self._stop: Document | None = None
+        self._streams: dict[str, StreamWriter] = {}  # stream name -> its writer
+        self._names: dict[str, dict[str, str]] = {}  # stream name -> data key -> column
+        self._stream_of: dict[str, StreamWriter] = {}  # descriptor uid -> the writer of its stream
+        self._names_of: dict[str, dict[str, str]] = {}  # descriptor uid -> data key -> column, where one differs
+        self._plain: set[str] = set()  # uids of descriptors without external data
+        self._unconfirmed: dict[str, tuple[Any, list[Any]]] = {}  # stream_resource uid -> descriptor uid, patches
+        self._normalizer = _Normalizer(self._take)
+
+    # taking in
+
+    def __call__(self, name: str, doc: Document, validate: bool = False) -> tuple[str, Document]:
+        """Take in one document of the run."""
+        if name == "event":
+            self._take_event(doc)
+        elif name == "event_page":
+            for event in unpack_event_page(doc):  # type: ignore[arg-type]
+                self._take_event(event)  # type: ignore[arg-type]
+        elif name == "datum_page":
+            for datum in unpack_datum_page(doc):  # type: ignore[arg-type]
+                self._normalizer("datum", datum)
+        elif name == "descriptor":
+            self._normalizer(name, self._with_columns(doc))
+        elif name == "start":
+            self._start = doc
+        else:
+            self._normalizer(name, doc)
+        return name, doc
+
+    def _take_event(self, event: Document) -> None:
+        descriptor = event["descriptor"]
+        if names := self._names_of.get(descriptor):
+            event = _renamed(event, names)
+        if descriptor in self._plain:  # a tenth of the normalizer's time
+            self._stream_of[descriptor].take(event)
+        else:
+            self._normalizer("event", event)
+
+    def _take(self, name: str, doc: Document) -> None:
+        """Take a document from the normalizer."""
+        if name == "descriptor":
+            self._take_descriptor(doc)
+        elif name == "event":
+            self._stream_of[doc["descriptor"]].take(doc)
+        elif name == "stream_resource":
+            self.stream_resource(doc)  # type: ignore[arg-type]
+        elif name == "stream_datum":
+            self._external_data_cache[doc["uid"]] = doc  # type: ignore[assignment]
+        elif name == "stop":
+            self.notes[:0] = doc.pop("_run_normalizer_notes", [])
+            self._stop = doc
+
+    def _with_columns(self, doc: Document) -> Document:
+        """Return the descriptor with names that SQL takes, each with its `original_name`."""
+        names = self._names.setdefault(doc["name"], column_names(doc["data_keys"]))
+        if all(name == column for name, column in names.items()):
+            return doc
+        self._names_of[doc["uid"]] = names
+        return {
+            **doc,
+            "data_keys": {
+                names.get(name, name): data_key if names.get(name) == name else {**data_key, "original_name": name}
+                for name, data_key in doc["data_keys"].items()
+            },
+            "object_keys": {
+                device: [names.get(name, name) for name in keys] for device, keys in doc.get("object_keys", {}).items()
+            },
+            "hints": {device: _renamed_hints(hints, names) for device, hints in doc.get("hints", {}).items()},
+        }
+
+    def _take_descriptor(self, doc: Document) -> None:
+        name = doc["name"]
+        self.data_keys.update(doc["data_keys"])
+        if name not in self._streams:
+            self._streams[name] = self._new_stream(name, doc)
+        else:
+            update = {"uid": doc["uid"], "time": doc["time"], "configuration": doc.get("configuration")}
+            self._streams[name].updates.append({key: value for key, value in update.items() if value})
+        self._stream_of[doc["uid"]] = self._streams[name]
+        if not any("external" in data_key for data_key in doc["data_keys"].values()):
+            self._plain.add(doc["uid"])
+
+    def _new_stream(self, name: str, descriptor: Document) -> StreamWriter:
+        taken = {stream.key for stream in self._streams.values()}
+        key = stem = safe_key(name)
+        number = 1
+        while key in taken:
+            number += 1
+            key = f"{stem}_{number}"
+        if key != name:
+            self._note(f"Stream {name!r} is stored as {key!r}.")
+        return StreamWriter(
+            key, descriptor, note=self._note, dims=lambda shape: self._internal_dims(key, shape)
+        )
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
+    # writing
+
+    @property
+    def n_pending(self) -> int:
+        """The most rows that wait in any stream."""
+        return max((stream.n_pending for stream in self._streams.values()), default=0)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has its stop document."""
+        return self._stop is not None
+
+    def write(self, client: Any) -> None:
+        """Bring the catalog level with what was taken in.
+
+        Raises
+        ------
+        PipelineRuntimeError
+            If the catalog holds another run of this uid.
+        """
+        if self.root_node is None and not self.is_level:
+            self._open(client)
+        if self.is_level:
+            return self._compare(find(client, self._start["uid"]))
+        for stream in self._streams.values():
+            self._write_stream(stream)
+        self._write_external()
+        if self._stop is not None:
+            self._close()
+        return None
+
+    def detach(self) -> None:
+        """Forget the clients of a server that is gone."""
+        if self.root_node is not None:
+            self._reopen = True
+        self.root_node = None
+        self._desc_nodes.clear()
+        self._sres_nodes.clear()
+        for stream in self._streams.values():
+            stream.detach()
+
+    _reopen = False  # the run in the catalog is this one, half written
+
+    def _open(self, client: Any) -> None:
+        if self._reopen and (node := find(client, self._start["uid"])) is not None:
+            self.root_node = node
+            return
+        try:
+            self.root_node = self._create(client)
+        except ClientError as error:
+            if error.response.status_code != 409:
+                raise
+            self._replace(client, find(client, self._start["uid"]))
+
+    def _create(self, client: Any) -> Any:
+        start = {key: value for key, value in self._start.items() if key not in _NOT_STORED}
+        self.access_tags = self._start.get("tiled_access_tags")
+        specs = [Spec(spec) if isinstance(spec, str) else Spec(**spec) for spec in self._start.get("tiled_specs") or ()]
+        return client.create_container(
+            key=start["uid"],
+            metadata={"start": truncate_json_overflow(start)},
+            specs=[*specs, Spec("BlueskyRun", version="3.0")],
+            access_tags=self.access_tags,
+        )
+
+    def _replace(self, client: Any, there: Any) -> None:
+        """Deal with a run of this uid that the catalog has: leave it if it is whole, or begin again."""
+        if there is not None and _is_whole(there.metadata):
+            self.is_level = True
+            return
+        if there is not None:
+            there.delete(recursive=True, external_only=False)
+        self.root_node = self._create(client)
+
+    def _compare(self, there: Any) -> None:
+        if self._stop is None:
+            return
+        have = {} if there is None else there.metadata
+        for name, doc in (("start", self._start), ("stop", self._stop)):
+            if _stored(doc) != _stored(dict(have.get(name) or {})):
+                raise PipelineRuntimeError(
+                    f"same uid, other content: the catalog has run {self._start['uid']} with another {name} document; "
+                    "what it has is left as it is"
+                )
+
+    def _write_stream(self, stream: StreamWriter) -> None:
+        if stream.node is None:
+            stream.node = self._stream_node(stream)
+            for uid, of in self._stream_of.items():
+                if of is stream:
+                    self._desc_nodes[uid] = stream.node
+            self._desc_nodes[stream.key] = stream.node
+        if stream.n_updates_written < len(stream.updates):
+            stream.node.update_metadata(
+                metadata={"_config_updates": truncate_json_overflow(stream.updates)}, drop_revision=True
+            )
+            stream.n_updates_written = len(stream.updates)
+            self._desc_nodes.update({update["uid"]: stream.node for update in stream.updates})
+        stream.write(self.access_tags)
+
+    def _stream_node(self, stream: StreamWriter) -> Any:
+        metadata = {k: v for k, v in stream.descriptor.items() if k not in ("name", "object_keys", "run_start")}
+        try:
+            return self.root_node.create_container(  # type: ignore[union-attr]
+                key=stream.key,
+                metadata=truncate_json_overflow(metadata),
+                specs=[Spec("BlueskyEventStream", version="3.0"), Spec("composite")],
+                access_tags=self.access_tags,
+            ).base
+        except ClientError as error:
+            if error.response.status_code != 409:  # a request that was done but never answered
+                raise
+            return find(self.root_node, stream.key).base
+
+    def _write_external(self) -> None:
+        """Register the files that stream_datum documents tell of."""
+        for uid, doc in list(self._external_data_cache.items()):
+            _, _, patch = self._update_consolidator(doc)
+            del self._external_data_cache[uid]
+            patches = self._unconfirmed.setdefault(doc["stream_resource"], (doc["descriptor"], []))[1]
+            patches.append(patch)
+        for uid, (descriptor, patches) in list(self._unconfirmed.items()):
+            node, consolidator = self.get_sres_node(uid, descriptor)
+            patch = type(patches[0]).combine_patches(patches)
+            self._update_data_source_for_node(node, consolidator.get_data_source(), patch=patch)
+            del self._unconfirmed[uid]
+
+    def _close(self) -> None:
+        """Write the stop document, last: a run that has one is whole."""
+        stop, notes = dict(self._stop or {}), list(self.notes)
+        super().stop(stop)  # type: ignore[arg-type]
+        self.notes = notes
+
+    def _close_stream_tree(self) -> None:
+        self._internal_tables = {
+            f"{stream.key}/{part.key}": part.node
+            for stream in self._streams.values()
+            for part in stream.parts()
+            if part.node is not None
+        }
+        super()._close_stream_tree()
+
+
+class _Normalizer(RunNormalizer):
+    """Brings documents to their latest schema; without validating each, and without a dispatcher that hides faults."""
+
+    def __init__(self, take: Any) -> None:
+        super().__init__()
+        self._take = take
+
+    def emit(self, name: Any, doc: Any) -> None:
+        self._take(name.name, doc)
+
+
+def _is_whole(metadata: Any) -> bool:
+    stop = metadata.get("stop")
+    return bool(stop) and not (stop.get("analysis") or {}).get("abandoned")
+
+
+def _stored(doc: Document) -> Any:
+    """Return the document as the catalog keeps it."""
+    kept = {key: value for key, value in doc.items() if key not in (*_NOT_STORED, "_run_normalizer_notes")}
+    return orjson.loads(orjson.dumps(truncate_json_overflow(_finite(kept)), option=orjson.OPT_SERIALIZE_NUMPY))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _renamed(event: Document, names: dict[str, str]) -> Document:
+    changed = {
+        place: {names.get(name, name): value for name, value in event[place].items()}
+        for place in ("data", "timestamps", "filled")
+        if place in event
+    }
+    return {**event, **changed}
+
+
+def _renamed_hints(hints: Document, names: dict[str, str]) -> Document:
+    return {**hints, "fields": [names.get(name, name) for name in hints["fields"]]} if "fields" in hints else hints

@@ -1,0 +1,71 @@
+"""Stored runs as JSONL files."""
+
+import glob
+import gzip
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from pipeline.documents import Document, NaNs, loads
+from pipeline.errors import PipelineOSError, PipelineValueError
+
+ENDINGS = (".jsonl", ".jsonl.gz")
+
+
+def read_jsonl(source: str | os.PathLike[str]) -> Iterator[tuple[str, Document]]:
+    """Read the documents of stored runs: a file, a folder, or a glob, in order of name.
+
+    Both dialects are read, `[name, doc]` (suitcase) and `{"name": ..., "doc": ...}` (bluesky), plain and gzipped, and
+    NaN both bare and as `null`. A line is not held to event-model's schema.
+
+    Raises
+    ------
+    PipelineOSError
+        If there is no such file, or none in the folder.
+    PipelineValueError
+        If a line is no document: it names file and line.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
+    ...     _ = file.write(b'["start", {"uid": "a", "time": 0}]\\n'); file.flush()
+    ...     list(read_jsonl(file.name))
+    [('start', {'uid': 'a', 'time': 0})]
+    """
+    for path in jsonl_files(source):
+        yield from _read_file(path)
+
+
+def jsonl_files(source: str | os.PathLike[str]) -> list[Path]:
+    """Return the files that `read_jsonl` reads."""
+    path = Path(source)
+    if path.is_dir():
+        paths = sorted(each for each in path.iterdir() if each.name.endswith(ENDINGS))
+    else:
+        paths = [path] if path.exists() else [Path(each) for each in sorted(glob.glob(str(source), recursive=True))]
+    if not paths:
+        raise PipelineOSError(f"{source}: wanted a JSONL file, a folder of them, or a glob; there is none.")
+    return paths
+
+
+def _read_file(path: Path) -> Iterator[tuple[str, Document]]:
+    restore = NaNs()
+    with _open(path) as file:
+        for number, line in enumerate(file, 1):
+            try:
+                name, doc = loads(line)
+                item = name, restore(name, doc) if name == "descriptor" or b"null" in line else doc
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise PipelineValueError(
+                    f"{path}, line {number}: wanted a document as JSON, there is {_short(line)}: {error}"
+                ) from None
+            yield item
+
+
+def _open(path: Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")  # type: ignore[return-value]
+
+
+def _short(line: bytes) -> str:
+    text = line.decode(errors="replace").strip()
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")

@@ -1,0 +1,283 @@
+"""A node at work on one raw run."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+from pipeline.documents import Document, Sink
+from pipeline.errors import PipelineError, PipelineKeyError, PipelineTypeError, RejectedValue
+from pipeline.history import History, block_size
+from pipeline.intake import Intake
+from pipeline.output import Output, Point
+from pipeline.reductions.reduction import Reduction
+from pipeline.run_builder import RunBuilder, iter_events
+
+logger = logging.getLogger(__name__)
+
+
+class Work:
+    """One analysis of one raw run: takes its documents, and hands on those of the analysis run.
+
+    It never raises: a fault ends this analysis, is logged once and stands in the stop document
+    (`BLUESKY_DEBUG_CALLBACKS=1` raises instead, as in bluesky).
+
+    Parameters
+    ----------
+    name, stream
+        Of the node, and of the raw stream that it reads.
+    reductions
+        Prototypes: never touched, copied.
+    every
+        How many events there are between two of stream `running`; 0 for none.
+    raw
+        The start document of the raw run.
+    uid, metadata
+        Of the analysis run.
+    emit
+        Called with each document. What it has in `faults`, by sink, is told in the stop document.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        stream: str,
+        reductions: Sequence[Reduction],
+        every: int,
+        raw: Document,
+        uid: str,
+        metadata: Document,
+        emit: Sink,
+    ) -> None:
+        self.name, self.stream, self.uid = name, stream, uid
+        self.intake = Intake(self._take, self._rewind)
+        self.reason = ""  # what went wrong first
+        self._prototypes, self._every = reductions, every
+        self._raw = raw
+        self._emit = emit
+        self._builder = RunBuilder(metadata, uid, raw["time"], emit=emit)
+        self._streams_seen: list[str] = []
+        self._descriptors: set[str] = set()  # uids of the descriptors of our stream
+        self._data_keys: dict[str, Document] = {}
+        self._history = History(_State([], raw["time"]))
+        self._events: Output | None = None  # one event for each raw event
+        self._running: Output | None = None
+        self._final: Output | None = None
+
+    def __call__(self, name: str, doc: Document) -> None:
+        """Take in a document of the raw run."""
+        method = getattr(self, f"_{name}", None)
+        if method is None or (self.reason and name != "stop"):
+            return
+        try:
+            method(doc)
+        except Exception as error:  # noqa: BLE001 - contained: a fault ends its own analysis and nothing else
+            self.fail(error)
+
+    def event(self, doc: Document) -> None:
+        """Take in an event: what a call does, without the way round."""
+        if self.reason or doc["descriptor"] not in self._descriptors:
+            return
+        try:
+            self.intake.event(doc)
+        except Exception as error:  # noqa: BLE001 - contained: a fault ends its own analysis and nothing else
+            self.fail(error)
+
+    _event = event
+
+    def fail(self, error: Exception) -> None:
+        """End this analysis, for this reason: what comes is left alone, until the raw run stops."""
+        if os.environ.get("BLUESKY_DEBUG_CALLBACKS", "0") == "1":
+            raise error
+        if not self.reason:
+            is_ours = isinstance(error, PipelineError)
+            self.reason = str(error) if is_ours else f"{type(error).__name__}: {error}"
+            logger.error("Node %s, raw run %s: %s", self.name, self._raw["uid"], self.reason, exc_info=not is_ours)
+
+    # descriptors -----------------------------------------------------------------------------------------------
+
+    def _descriptor(self, doc: Document) -> None:
+        stream = doc.get("name", "primary")
+        if stream not in self._streams_seen:
+            self._streams_seen.append(stream)
+        if stream != self.stream:
+            return
+        self._descriptors.add(doc["uid"])
+        if _kinds(doc["data_keys"]) != _kinds(self._data_keys):
+            self._begin(doc["data_keys"])
+
+    def _begin(self, data_keys: dict[str, Document]) -> None:
+        """Start with fresh reductions, that read these fields."""
+        self._data_keys = data_keys
+        for reduction in self._prototypes:
+            self._check_fields(reduction)
+        self._history = History(_State(deepcopy(list(self._prototypes)), self._raw["time"]), block_size(data_keys))
+        carried = [field for field in _scanned(self._raw, self.stream) if _is_number(data_keys.get(field))]
+        by_event = [i for i, reduction in enumerate(self._prototypes) if reduction.kind == "event"]
+        summaries = [i for i, reduction in enumerate(self._prototypes) if reduction.kind != "event"]
+        self._events = self._output(self.stream, by_event, carried)
+        self._running = self._output("running", summaries, carried) if self._every else None
+        self._final = self._output("final", summaries)
+
+    def _output(self, name: str, chosen: list[int], carried: Sequence[str] = ()) -> Output | None:
+        return Output(self._builder, name, self.name, chosen, self._data_keys, carried) if chosen else None
+
+    def _check_fields(self, reduction: Reduction) -> None:
+        for field in reduction.fields:
+            if field not in self._data_keys:
+                raise self._no_field(reduction, field)
+            if self._data_keys[field].get("external", "").startswith("STREAM"):
+                raise self._is_external(reduction, field)
+
+    def _no_field(self, reduction: Reduction, field: Any) -> PipelineError:
+        return PipelineKeyError(
+            f"{reduction.name} reads {field!r}, but stream {self.stream!r} has {list(self._data_keys)}."
+        )
+
+    def _is_external(self, reduction: Reduction, field: str) -> PipelineError:
+        return PipelineTypeError(
+            f"{reduction.name} reads {field!r}, whose data are in files of their own "
+            f"(external: {self._data_keys[field].get('external')!r}); wanted data in the events."
+        )
+
+    # events ----------------------------------------------------------------------------------------------------
+
+    def _event_page(self, doc: Document) -> None:
+        if doc["descriptor"] not in self._descriptors:
+            return
+        if self._events is None and self._running is None and not doc.get("filled") and self.intake.is_next(doc):
+            self._take_page(doc)
+        else:
+            for event in iter_events(doc):
+                self.intake.event(event)
+
+    def _take(self, doc: Document) -> None:
+        data, filled = doc["data"], doc.get("filled")
+        if filled and not all(filled.values()):
+            data = {field: value for field, value in data.items() if filled.get(field, True)}
+        self._history.add(doc["seq_num"], data)
+        state = self._history.state
+        self._update(state, data)
+        state.last = point = Point(doc["seq_num"], doc["time"], doc["timestamps"], data)
+        if self._events is not None:
+            self._events.write(state.reductions, point)
+        if self._running is not None and state.n_events % self._every == 0:
+            self._running.write(state.reductions, point, state.n_events)
+
+    def _update(self, state: "_State", data: Mapping[str, Any]) -> None:
+        state.n_events += 1
+        for reduction in state.reductions:
+            try:
+                reduction.update(data)
+            except RejectedValue:
+                state.n_skipped += 1
+            except KeyError as error:
+                self._forgive(reduction, error)
+                state.n_skipped += 1
+
+    def _forgive(self, reduction: Reduction, error: KeyError) -> None:
+        """Let a field be missing in one event, but not in the stream."""
+        field = error.args[0] if error.args else None
+        if field not in self._data_keys:
+            raise self._no_field(reduction, field) from error
+        if self._data_keys[field].get("external"):
+            raise self._is_external(reduction, field) from error
+
+    def _rewind(self, seq_num: int) -> bool:
+        events = self._history.rewind(seq_num)
+        for before, data in events or ():
+            self._history.add(before, data)
+            self._update(self._history.state, data)
+        return events is not None
+
+    def _take_page(self, doc: Document) -> None:
+        """Take in a page by columns, in parts, so that the history is that of single events."""
+        seq_nums, start = doc["seq_num"], 0
+        while start < len(seq_nums):
+            part = slice(start, start + self._history.room)
+            self._take_columns(seq_nums[part], {field: column[part] for field, column in doc["data"].items()})
+            start = part.stop
+        self.intake.has_taken(seq_nums, doc["uid"])
+        data, stamps = ({field: column[-1] for field, column in doc[what].items()} for what in ("data", "timestamps"))
+        self._history.state.last = Point(seq_nums[-1], doc["time"][-1], stamps, data)
+
+    def _take_columns(self, seq_nums: Sequence[int], columns: Mapping[str, Sequence[Any]]) -> None:
+        self._history.add_page(seq_nums, columns)
+        state = self._history.state
+        state.n_events += len(seq_nums)
+        for reduction in state.reductions:
+            try:
+                state.n_skipped += reduction.update_page(columns)
+            except KeyError as error:
+                self._forgive(reduction, error)
+                state.n_skipped += len(seq_nums)
+
+    # the end ---------------------------------------------------------------------------------------------------
+
+    def _stop(self, doc: Document) -> None:
+        self.close(doc.get("exit_status", "success"), doc.get("reason") or "", doc["time"])
+
+    def abandon(self) -> None:
+        """End the analysis of a raw run whose stop document never came."""
+        time = self._history.state.last.time
+        self.close("abort", "The stop document of the raw run never came.", time, abandoned=True)
+
+    def close(self, exit_status: str, reason: str, time: float, abandoned: bool = False) -> None:
+        """End the analysis run as its raw run has ended: take in what still waits, give the last summaries."""
+        if not self.reason:
+            try:
+                self._finish(exit_status)
+            except Exception as error:  # noqa: BLE001 - contained: a fault ends its own analysis and nothing else
+                self.fail(error)
+        analysis: Document = self.counts() | ({"abandoned": True} if abandoned else {})
+        faults = getattr(self._emit, "faults", None)
+        if faults:
+            analysis["sinks"] = faults
+        exit_status, reason = ("fail", self.reason) if self.reason else (exit_status, reason)
+        self._builder.close(exit_status, reason, time=time, metadata={"analysis": analysis})
+
+    def _finish(self, exit_status: str) -> None:
+        self.intake.finish()
+        state = self._history.state
+        if self._final is not None and state.n_events:
+            self._final.write(state.reductions, state.last, state.n_events)
+        if not self._descriptors and self._streams_seen and exit_status == "success":
+            raise PipelineKeyError(
+                f"Node {self.name!r} reads stream {self.stream!r}, but the run has {self._streams_seen}."
+            )
+
+    def counts(self) -> dict[str, int]:
+        """Return how many raw events there were, and what became of them."""
+        intake = self.intake
+        return {
+            "n_raw": intake.n_taken + intake.n_superseded,
+            "n_superseded": intake.n_superseded,
+            "n_retaken": intake.n_retaken,
+            "n_missing": intake.n_missing,
+            "n_skipped": self._history.state.n_skipped,
+        }
+
+
+class _State:
+    """What events change, and what is undone with them."""
+
+    def __init__(self, reductions: list[Reduction], time: float) -> None:
+        self.reductions = reductions
+        self.n_events = self.n_skipped = 0
+        self.last = Point(0, time, {}, {})
+
+
+def _kinds(data_keys: Mapping[str, Document]) -> dict[str, tuple[Any, ...]]:
+    """Return what of the data keys matters to the state of a reduction."""
+    return {key: (k["dtype"], k.get("dtype_numpy"), tuple(k.get("shape") or ())) for key, k in data_keys.items()}
+
+
+def _scanned(raw: Document, stream: str) -> list[str]:
+    """Return the fields that were scanned, as the hints of the raw run tell."""
+    dimensions = raw.get("hints", {}).get("dimensions", [])
+    return [field for fields, of in dimensions if of == stream for field in fields if field != "time"]
+
+
+def _is_number(data_key: Document | None) -> bool:
+    return data_key is not None and data_key["dtype"] in ("number", "integer") and not data_key.get("external")
