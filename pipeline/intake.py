@@ -49,14 +49,19 @@ class Intake:
 
     def event(self, doc: Document) -> None:
         """Take in one event."""
+        self._event(doc)
+        if self._parked:
+            self._unpark()
+
+    def _event(self, doc: Document) -> None:
         seq_num = doc["seq_num"]
-        if seq_num == self._next:
+        if self._replaced and doc["uid"] in self._replaced:
+            self.n_duplicates += 1
+        elif seq_num == self._next:
             self._next = seq_num + 1
             self._uids[seq_num % REMEMBERED] = doc["uid"]
             self.n_taken += 1
             self._take(doc)
-            if self._parked:
-                self._unpark()
         elif seq_num > self._next:
             self._park(doc)
         else:
@@ -83,7 +88,7 @@ class Intake:
 
     def _unpark(self) -> None:
         while self._parked and self._parked[0][0] <= self._next:
-            self.event(heapq.heappop(self._parked)[2])
+            self._event(heapq.heappop(self._parked)[2])
 
     def _give_up(self) -> None:
         """Go on behind the first gap."""
@@ -92,21 +97,21 @@ class Intake:
             self._uids[seq_num % REMEMBERED] = None
         self.n_missing += first - self._next
         self._next = first
-        self._unpark()
 
     def finish(self) -> None:
         """Take in what still waits, gaps or not."""
         while self._parked:
             self._give_up()
+            self._unpark()
 
     def _again(self, doc: Document) -> None:
         seq_num, uid = doc["seq_num"], doc["uid"]
         known = self._uids[seq_num % REMEMBERED] if self._next - seq_num <= REMEMBERED else uid
-        if uid == known or uid in self._replaced:
+        if uid == known:
             self.n_duplicates += 1
         elif known is not None and self._rewind(seq_num):
             self._replace_from(seq_num)
-            self.event(doc)
+            self._event(doc)
         else:
             self._take_late(doc, known)
 

@@ -228,15 +228,17 @@ class Pipeline:
         A run whose stop document is not among them is closed as `abort`.
         """
         began: list[str] = []
-        for n, (name, doc) in enumerate(documents, 1):
-            if name == "start" and doc["uid"] not in self._runs:
-                began.append(doc["uid"])
-            self(name, doc)
-            if n % PACE == 0:
-                self.flush()  # a queue that drops what it cannot hold is not for stored runs
-        with self._lock:
-            self._abandon([self._runs[uid] for uid in began if uid in self._runs])
-        self.flush()
+        try:
+            for n, (name, doc) in enumerate(documents, 1):
+                if name == "start" and doc["uid"] not in self._runs:
+                    began.append(doc["uid"])
+                self(name, doc)
+                if n % PACE == 0:
+                    self.flush()  # a queue that drops what it cannot hold is not for stored runs
+        finally:
+            with self._lock:
+                self._abandon([self._runs[uid] for uid in began if uid in self._runs])
+            self.flush()
 
     def close_silent(self, seconds: float) -> None:
         """Close, as `abort`, the raw runs of which nothing came for so many seconds."""

@@ -56,13 +56,16 @@ class RunBuilder:
     ) -> None:
         self.uid = uid or str(uuid.uuid4())
         self._documents: list[tuple[str, Document]] = []
-        self._emit = emit or (lambda name, doc: self._documents.append((name, doc)))
+        self._emit = self._keep if emit is None else emit
         self._streams: dict[str, _Stream] = {}
         self._uids = Uids(self.uid)
         self._closed = False
         start = {**(metadata or {}), "uid": self.uid, "time": _now(time)}
         _validate("start", start)
         self._emit("start", start)
+
+    def _keep(self, name: str, doc: Document) -> None:
+        self._documents.append((name, doc))
 
     @property
     def streams(self) -> list[str]:

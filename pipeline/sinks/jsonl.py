@@ -66,13 +66,14 @@ class JSONLSink:
         self._closed = False
         threading.Thread(target=self._sync_often, name="sync of the ledger", daemon=True).start()
 
-    def path(self, uid: str) -> Path:
-        """Return the file of a run; a uid that is no plain name is replaced by one that follows from it.
+    @staticmethod
+    def file_name(uid: str) -> str:
+        """Return the name of the file of a run; a uid that is no plain name is replaced by one that follows from it.
 
-        >>> JSONLSink("/tmp").path("../evil").parent == Path("/tmp")
-        True
+        >>> JSONLSink.file_name("7f3c"), "/" in JSONLSink.file_name("../evil")
+        ('7f3c.jsonl', False)
         """
-        return self.directory / f"{uid if _SAFE.fullmatch(uid) else Uids(uid)('file')}.jsonl"
+        return f"{uid if _SAFE.fullmatch(uid) else Uids(uid)('file')}.jsonl"
 
     def __call__(self, name: str, doc: Document) -> None:
         """Write one document."""
@@ -94,7 +95,7 @@ class JSONLSink:
         with self._lock:
             if start["uid"] in self._files:
                 self._forget(self._files[start["uid"]])
-            self._files[start["uid"]] = _LedgerFile(self.path(start["uid"]), start)
+            self._files[start["uid"]] = _LedgerFile(self.directory / self.file_name(start["uid"]), start)
 
     def _file(self, name: str, doc: Document) -> "_LedgerFile":
         uid = doc["descriptor"] if "descriptor" in doc else doc["uid"] if name == "start" else doc.get("run_start")

@@ -33,6 +33,8 @@ class RunWriter(_RunWriter):
     def __init__(self) -> None:
         super().__init__(client=None, max_array_size=0)  # type: ignore[arg-type]
         self.is_level = False  # with a run that was there, whole
+        self.is_finished = False  # nothing is left to do
+        self.losses: list[str] = []  # what could not be kept
         self._start: Document = {}
         self._stop: Document | None = None
         self._streams: dict[str, StreamWriter] = {}  # stream name -> its writer
@@ -40,6 +42,7 @@ class RunWriter(_RunWriter):
         self._stream_of: dict[str, StreamWriter] = {}  # descriptor uid -> the writer of its stream
         self._names_of: dict[str, dict[str, str]] = {}  # descriptor uid -> data key -> column, where one differs
         self._plain: set[str] = set()  # uids of descriptors without external data
+        self._lost: dict[str, tuple[str, ...]] = {}  # name of an external node -> its stream and key, to be found again
         self._unconfirmed: dict[str, tuple[Any, list[Any]]] = {}  # stream_resource uid -> descriptor uid, patches
         self._normalizer = _Normalizer(self._take)
 
@@ -47,6 +50,8 @@ class RunWriter(_RunWriter):
 
     def __call__(self, name: str, doc: Document, validate: bool = False) -> tuple[str, Document]:
         """Take in one document of the run."""
+        if self.is_level and name != "stop":
+            return name, doc
         if name == "event":
             self._take_event(doc)
         elif name == "event_page":
@@ -124,14 +129,13 @@ class RunWriter(_RunWriter):
             number += 1
             key = f"{stem}_{number}"
         if key != name:
-            self._note(f"Stream {name!r} is stored as {key!r}.")
-        return StreamWriter(
-            key, descriptor, note=self._note, dims=lambda shape: self._internal_dims(key, shape)
-        )
+            self._tell(f"stream {name!r} is stored as {key!r}", False)
+        return StreamWriter(key, descriptor, tell=self._tell, dims=lambda shape: self._internal_dims(key, shape))
 
-    def _note(self, sentence: str) -> None:
+    def _tell(self, sentence: str, lost: bool) -> None:
         if sentence not in self.notes:
             self.notes.append(sentence)
+            self.losses += [sentence] * lost
 
     # writing
 
@@ -139,11 +143,6 @@ class RunWriter(_RunWriter):
     def n_pending(self) -> int:
         """The most rows that wait in any stream."""
         return max((stream.n_pending for stream in self._streams.values()), default=0)
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the run has its stop document."""
-        return self._stop is not None
 
     def write(self, client: Any) -> None:
         """Bring the catalog level with what was taken in.
@@ -156,7 +155,7 @@ class RunWriter(_RunWriter):
         if self.root_node is None and not self.is_level:
             self._open(client)
         if self.is_level:
-            return self._compare(find(client, self._start["uid"]))
+            return self._compare(client)
         for stream in self._streams.values():
             self._write_stream(stream)
         self._write_external()
@@ -170,6 +169,7 @@ class RunWriter(_RunWriter):
             self._reopen = True
         self.root_node = None
         self._desc_nodes.clear()
+        self._lost.update({name: tuple(node.path_parts[-2:]) for name, node in self._sres_nodes.items()})
         self._sres_nodes.clear()
         for stream in self._streams.values():
             stream.detach()
@@ -207,9 +207,10 @@ class RunWriter(_RunWriter):
             there.delete(recursive=True, external_only=False)
         self.root_node = self._create(client)
 
-    def _compare(self, there: Any) -> None:
+    def _compare(self, client: Any) -> None:
         if self._stop is None:
             return
+        there = find(client, self._start["uid"])
         have = {} if there is None else there.metadata
         for name, doc in (("start", self._start), ("stop", self._stop)):
             if _stored(doc) != _stored(dict(have.get(name) or {})):
@@ -217,6 +218,7 @@ class RunWriter(_RunWriter):
                     f"same uid, other content: the catalog has run {self._start['uid']} with another {name} document; "
                     "what it has is left as it is"
                 )
+        self.is_finished = True
 
     def _write_stream(self, stream: StreamWriter) -> None:
         if stream.node is None:
@@ -249,6 +251,9 @@ class RunWriter(_RunWriter):
 
     def _write_external(self) -> None:
         """Register the files that stream_datum documents tell of."""
+        for name, (stream, key) in list(self._lost.items()):
+            self._sres_nodes[name] = find(self._desc_nodes[stream], key)
+            del self._lost[name]
         for uid, doc in list(self._external_data_cache.items()):
             _, _, patch = self._update_consolidator(doc)
             del self._external_data_cache[uid]
@@ -262,9 +267,8 @@ class RunWriter(_RunWriter):
 
     def _close(self) -> None:
         """Write the stop document, last: a run that has one is whole."""
-        stop, notes = dict(self._stop or {}), list(self.notes)
-        super().stop(stop)  # type: ignore[arg-type]
-        self.notes = notes
+        super().stop(truncate_json_overflow(self._stop))  # type: ignore[arg-type]
+        self.is_finished = True
 
     def _close_stream_tree(self) -> None:
         self._internal_tables = {

@@ -29,8 +29,8 @@ class StreamWriter:
         The name of its node.
     descriptor
         The stream's first descriptor, with names that SQL takes.
-    note
-        Called with a sentence for the run's notes.
+    tell
+        Called with what the run's notes should say, and with whether something is lost by it.
     dims
         Gives the names of an array's dimensions for its shape.
     """
@@ -40,7 +40,7 @@ class StreamWriter:
         key: str,
         descriptor: Document,
         *,
-        note: Callable[[str], None],
+        tell: Callable[[str, bool], None],
         dims: Callable[[tuple[int | None, ...]], tuple[str, ...]],
     ) -> None:
         self.key = key
@@ -48,7 +48,7 @@ class StreamWriter:
         self.updates: list[Document] = []  # later descriptors: what they say of the configuration
         self.n_updates_written = 0
         self.node: Any = None  # once the catalog has it
-        self._note = note
+        self._tell = tell
         self._dims = dims
         self._data_keys = descriptor["data_keys"]
         internal = [key for key, data_key in self._data_keys.items() if "external" not in data_key]
@@ -72,12 +72,12 @@ class StreamWriter:
             self._known.add(key)
             if key in self._data_keys:
                 self._arrays[key] = self._new_array(key)
-                self._arrays[key].pending = [None] * len(self._tables[0].pending[0])
+                self._arrays[key].pending = [None] * (self._tables[0].n_written + self.n_pending)
             else:
-                self._note(f"Stream {self.key!r} brings {key!r}, which its descriptor does not know; it is left out.")
+                self._tell(f"stream {self.key!r} brings {key!r}, which its descriptor lacks; it is left out", True)
 
     def _new_array(self, key: str) -> "ArrayPart":
-        return ArrayPart(key, self._data_keys[key], note=self._note, dims=self._dims)
+        return ArrayPart(key, self._data_keys[key], tell=self._tell, dims=self._dims)
 
     @property
     def n_pending(self) -> int:
@@ -105,7 +105,7 @@ def column_names(names: Iterable[str]) -> dict[str, str]:
     """Map the names of data keys to names that every SQL storage takes, and that leave `ts_...` free.
 
     >>> column_names(["x", "X", "2-theta", "time", "a.b", "ts_x"])
-    {'x': 'x', 'X': 'X_2', '2-theta': '_2-theta', 'time': 'time_', 'a.b': 'a_b', 'ts_x': 'ts_x_2'}
+    {'x': 'x', 'X': 'X_2', '2-theta': 'k_2-theta', 'time': 'time_', 'a.b': 'a_b', 'ts_x': 'ts_x_2'}
     """
     taken = {"time", "seq_num", "internal"}
     columns = {}
@@ -122,7 +122,7 @@ def column_names(names: Iterable[str]) -> dict[str, str]:
 
 def _sql_name(name: str) -> str:
     key = re.sub("--+", "-", safe_key(name))
-    key = key if re.match("[A-Za-z_]", key) else f"_{key}"
+    key = key if re.match("[A-Za-z]", key) else f"k_{key.lstrip()}"  # Tiled keeps `_...` for itself
     return f"{key}_" if key.lower() == "internal" else key[:MAX_NAME].rstrip()
 
 
@@ -138,24 +138,34 @@ class Part:
         self.node: Any = None
         self.n_written = 0
         self.doubtful = False  # a write was not answered: it may have been done, or not
+        self._stale = False  # all rows wait again, and what is written is to be deleted
 
     def write(self, parent: Any, access_tags: list[str] | None) -> None:
-        """Write the rows that wait; if it fails, the same rows may be given again."""
-        if self.node is None and self.doubtful:
-            self.node = find(parent, self.key)
-        if self.doubtful and self.node is not None:
-            self._drop(max(0, self._count() - self.n_written))
+        """Write the rows that wait; if it fails, call it again."""
+        if self.doubtful:
+            self.node = self.node or find(parent, self.key)
+            if self.node is not None and not self._stale:
+                self._settle()
         self.doubtful = True
-        self._write(parent, access_tags)
+        if self._stale and self.node is not None:
+            self.node.delete(external_only=False)
+            self.node = None
+        self._stale = False
+        if not self._has_written(parent, access_tags):
+            self._stale = True
+            self.write(parent, access_tags)
         self.doubtful = False
 
+    def _settle(self) -> None:
+        """Find out what became of a write that was not answered."""
+        raise NotImplementedError
+
+    def _has_written(self, parent: Any, access_tags: list[str] | None) -> bool:
+        """Write the rows that wait; return False, with all rows waiting again, if the node must be made anew."""
+        raise NotImplementedError
+
     def _drop(self, n: int) -> None:
-        raise NotImplementedError
-
-    def _count(self) -> int:
-        raise NotImplementedError
-
-    def _write(self, parent: Any, access_tags: list[str] | None) -> None:
+        """Forget rows that are written."""
         raise NotImplementedError
 
 
@@ -163,7 +173,7 @@ class TablePart(Part):
     """The scalars of a stream, their timestamps, `seq_num` and `time`: a table that grows.
 
     A column is what its data key says (`number` is float64 even where the first value is an integer), until a value
-    comes that does not fit (an `integer` of 2.5): then the table is written anew, with a column that is wide enough.
+    comes that does not fit (an `integer` of 2.5): then the table is made anew, with a column that is wide enough.
     """
 
     def __init__(self, key: str, columns: list["Column"], metadata: Document) -> None:
@@ -174,18 +184,22 @@ class TablePart(Part):
         self._metadata = metadata
 
     def take(self, event: Document) -> None:
+        """Take in what this table holds of one event."""
         for column, values in zip(self._columns, self.pending, strict=True):
             values.append(column.get(event))
 
-    def _write(self, parent: Any, access_tags: list[str] | None) -> None:
+    def _settle(self) -> None:
+        self._drop(len(self.node[self._columns[0].name].read()) - self.n_written)
+
+    def _has_written(self, parent: Any, access_tags: list[str] | None) -> bool:
         n = len(self.pending[0])
         if n == 0:
-            return
+            return True
         types = [column.type for column in self._columns]
         arrays = [column.array(values) for column, values in zip(self._columns, self.pending, strict=True)]
         if self.node is not None and types != [column.type for column in self._columns]:
             self._take_back()
-            return self._write(parent, access_tags)
+            return False
         table = pyarrow.Table.from_arrays(arrays, names=[column.name for column in self._columns])
         if self.node is None:
             self.node = parent.create_appendable_table(
@@ -193,25 +207,20 @@ class TablePart(Part):
             )
         self.node.append_partition(0, table)
         self._drop(n)
-        return None
+        return True
 
     def _take_back(self) -> None:
-        """Make rows that are written wait again: they are needed with other types."""
         table = self.node.read()
+        self.n_written = 0
         self.pending = [
             [None if value != value else value for value in table[column.name].tolist()] + values
             for column, values in zip(self._columns, self.pending, strict=True)
         ]
-        self.node.delete(external_only=False)
-        self.n_written, self.node = 0, None
 
     def _drop(self, n: int) -> None:
         self.n_written += n
         for values in self.pending:
             del values[:n]
-
-    def _count(self) -> int:
-        return len(self.node[self._columns[0].name].read())
 
 
 class ArrayPart(Part):
@@ -222,7 +231,7 @@ class ArrayPart(Part):
         key: str,
         data_key: Document,
         *,
-        note: Callable[[str], None],
+        tell: Callable[[str, bool], None],
         dims: Callable[[tuple[int | None, ...]], tuple[str, ...]],
     ) -> None:
         super().__init__()
@@ -233,81 +242,72 @@ class ArrayPart(Part):
         self._shape = shape if shape and 0 not in shape and not self._ragged else None
         self._dtype = _dtype(data_key)
         self._metadata = data_key
-        self._note = note
+        self._tell = tell
         self._dims = dims
         self._spoiled = False
 
-    def _write(self, parent: Any, access_tags: list[str] | None) -> None:
+    def _settle(self) -> None:
+        if self._ragged and self.n_written:
+            self._drop(self.node.shape[0] - self.n_written)
+        elif self._ragged:
+            self._stale = True  # perhaps made, and not filled
+        # a block is written to its place again
+
+    def _has_written(self, parent: Any, access_tags: list[str] | None) -> bool:
         if self._spoiled:
             self.pending.clear()
         if not self.pending:
-            return
+            return True
         try:
-            if not self._ragged and not self._has_written(parent, access_tags):
-                self._become_ragged()
-            if self._ragged:
-                self._write_ragged(parent, access_tags)
+            return self._has_written_as(self._as_array(), parent, access_tags)
         except (TypeError, ValueError) as error:  # of the data, not of the server: the other columns go on
             self._spoiled = True
             self.pending.clear()
-            self._note(f"Data key {self.key!r} cannot be stored as an array ({error}); it is left out from here on.")
+            self._tell(f"data key {self.key!r} cannot be stored as an array ({error}); it is left out", True)
+            return True
 
-    def _has_written(self, parent: Any, access_tags: list[str] | None) -> bool:
-        """Write the rows as one block, if they are one."""
-        array = _block(self.pending, self._shape, self._dtype)
-        if array is None:
+    def _as_array(self) -> Any:
+        if not self._ragged:
+            block = _block(self.pending, self._shape, self._dtype)
+            if block is not None:
+                return block
+            self._tell(f"data key {self.key!r} brings arrays of several shapes; it is stored as a ragged array", False)
+        return _ragged(self.pending, self._dtype)
+
+    def _has_written_as(self, array: Any, parent: Any, access_tags: list[str] | None) -> bool:
+        ragged = not isinstance(array, numpy.ndarray)
+        if self.node is not None and (ragged != self._ragged or (not ragged and array.dtype != self.node.dtype)):
+            self._take_back(array, ragged)
             return False
-        if self.node is not None and array.dtype != self.node.dtype:
-            self._take_back()
-            self._dtype = numpy.promote_types(array.dtype, self._dtype)
-            return self._has_written(parent, access_tags)
+        self._ragged = ragged
         if self.node is None:
-            self._metadata = {**self._metadata, "dtype_numpy": array.dtype.str}
-            self.node = parent.write_array(
-                array,
-                key=self.key,
-                metadata=self._metadata,
-                dims=self._dims(array.shape),
-                access_tags=access_tags,
-            )
-            self._shape, self._dtype = array.shape[1:], array.dtype
+            self.node = self._create(array, parent, access_tags)
         else:
-            self.node.patch(array, offset=(self.n_written,), extend=True)
-        self._drop(len(array))
+            self.node.patch(array, offset=self.n_written if ragged else (self.n_written,), extend=True)
+        self._drop(len(self.pending))
         return True
 
-    def _become_ragged(self) -> None:
-        self._note(f"Data key {self.key!r} brings arrays of more than one shape; it is stored as a ragged array.")
-        self._ragged = True
-        if self.node is not None:
-            self._take_back()
-
-    def _write_ragged(self, parent: Any, access_tags: list[str] | None) -> None:
-        from tiled.structures.ragged import make_ragged_array
-
-        rows = [numpy.asarray([] if row is None else row).tolist() for row in self.pending]
-        depth = max(map(_depth, rows))
-        shape = (len(rows), *(None,) * max(depth, 1))
-        array: Any = make_ragged_array(_floats(rows) if self._dtype.kind == "f" else rows, shape=shape)
-        if self.node is None:
-            self.node = parent.write_ragged(
-                array, key=self.key, metadata=self._metadata, dims=self._dims(shape), access_tags=access_tags
-            )
+    def _create(self, array: Any, parent: Any, access_tags: list[str] | None) -> Any:
+        if self._ragged:
+            write = parent.write_ragged
         else:
-            self.node.patch(array, offset=self.n_written, extend=True)
-        self._drop(len(rows))
+            write = parent.write_array
+            self._shape, self._dtype = array.shape[1:], array.dtype
+            self._metadata = {**self._metadata, "dtype_numpy": array.dtype.str}
+        return write(
+            array, key=self.key, metadata=self._metadata, dims=self._dims(array.shape), access_tags=access_tags
+        )
 
-    def _take_back(self) -> None:
+    def _take_back(self, array: Any, ragged: bool) -> None:
         self.pending = [*self.node.read(), *self.pending]
-        self.node.delete(external_only=False)
-        self.n_written, self.node = 0, None
+        self.n_written = 0
+        self._ragged = ragged
+        if not ragged:
+            self._dtype = numpy.promote_types(array.dtype, self._dtype)
 
     def _drop(self, n: int) -> None:
         self.n_written += n
         del self.pending[:n]
-
-    def _count(self) -> int:
-        return self.node.shape[0]
 
 
 # columns -----------------------------------------------------------------------------------------------------------
@@ -342,7 +342,20 @@ def _arrow(values: list[Any], type_: pyarrow.DataType) -> pyarrow.Array:
         if any(isinstance(value, str) for value in values):
             raise TypeError("text is no number")
         return pyarrow.array(numpy.array(values, dtype="f8"), type_)
+    if pyarrow.types.is_integer(type_):
+        return pyarrow.array([_integer(value) for value in values], type_)
+    if pyarrow.types.is_boolean(type_) and not all(value is None or isinstance(value, bool) for value in values):
+        raise TypeError("a number is no boolean")
     return pyarrow.array(values, type_)
+
+
+def _integer(value: Any) -> int | None:
+    """Return the value as an integer, if it is one; Arrow would cut off the fraction."""
+    if value is None or type(value) is int:
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    raise TypeError(f"{value!r} is no integer")
 
 
 def _text(value: Any) -> str | None:
@@ -414,6 +427,14 @@ def _fitting(array: numpy.ndarray, dtype: numpy.dtype) -> numpy.ndarray:
     with numpy.errstate(invalid="ignore"):
         cast = array.astype(dtype)
     return cast if (cast == array).all() else array
+
+
+def _ragged(rows: list[Any], dtype: numpy.dtype) -> Any:
+    from tiled.structures.ragged import make_ragged_array
+
+    lists = [[] if row is None else row.tolist() if hasattr(row, "tolist") else row for row in rows]
+    shape = (len(rows), *(None,) * max(map(_depth, lists)))
+    return make_ragged_array(_floats(lists) if dtype.kind == "f" else lists, shape=shape)
 
 
 def _depth(row: Any) -> int:

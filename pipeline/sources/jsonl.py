@@ -3,7 +3,7 @@
 import glob
 import gzip
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -13,11 +13,20 @@ from pipeline.errors import PipelineOSError, PipelineValueError
 ENDINGS = (".jsonl", ".jsonl.gz")
 
 
-def read_jsonl(source: str | os.PathLike[str]) -> Iterator[tuple[str, Document]]:
+def read_jsonl(
+    source: str | os.PathLike[str], *, progress: Callable[[int], object] | None = None
+) -> Iterator[tuple[str, Document]]:
     """Read the documents of stored runs: a file, a folder, or a glob, in order of name.
 
     Both dialects are read, `[name, doc]` (suitcase) and `{"name": ..., "doc": ...}` (bluesky), plain and gzipped, and
     NaN both bare and as `null`. A line is not held to event-model's schema.
+
+    Parameters
+    ----------
+    source
+        A file, a folder, or a glob.
+    progress
+        Called before each document, with how many bytes of its file were read.
 
     Raises
     ------
@@ -33,7 +42,11 @@ def read_jsonl(source: str | os.PathLike[str]) -> Iterator[tuple[str, Document]]
     [('start', {'uid': 'a', 'time': 0})]
     """
     for path in jsonl_files(source):
-        yield from _read_file(path)
+        with open(path, "rb") as raw:
+            for item in _read_file(path, raw):
+                if progress is not None:
+                    progress(raw.tell())
+                yield item
 
 
 def jsonl_files(source: str | os.PathLike[str]) -> list[Path]:
@@ -48,22 +61,18 @@ def jsonl_files(source: str | os.PathLike[str]) -> list[Path]:
     return paths
 
 
-def _read_file(path: Path) -> Iterator[tuple[str, Document]]:
+def _read_file(path: Path, raw: IO[bytes]) -> Iterator[tuple[str, Document]]:
     restore = NaNs()
-    with _open(path) as file:
-        for number, line in enumerate(file, 1):
-            try:
-                name, doc = loads(line)
-                item = name, restore(name, doc) if name == "descriptor" or b"null" in line else doc
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
-                raise PipelineValueError(
-                    f"{path}, line {number}: wanted a document as JSON, there is {_short(line)}: {error}"
-                ) from None
-            yield item
-
-
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")  # type: ignore[return-value]
+    lines = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+    for number, line in enumerate(lines, 1):
+        try:
+            name, doc = loads(line)
+            item = name, restore(name, doc) if name == "descriptor" or b"null" in line else doc
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise PipelineValueError(
+                f"{path}, line {number}: wanted a document as JSON, there is {_short(line)}: {error}"
+            ) from None
+        yield item
 
 
 def _short(line: bytes) -> str:

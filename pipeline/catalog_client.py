@@ -1,0 +1,28 @@
+"""The client of an embedded catalog: a Tiled container that holds `raw` and `analysis`."""
+
+from typing import Any
+
+from tiled.client.container import Container
+
+
+class Catalog(Container):
+    """What `open_catalog` gives.
+
+    It is a plain container and not itself a catalog of Bluesky runs, since one of these takes every name for a part
+    of a run's uid: `catalog["analysis"]` would be a search.
+    """
+
+    @property
+    def raw(self) -> Any:
+        """The runs that were measured."""
+        return self["raw"]
+
+    @property
+    def analysis(self) -> Any:
+        """The runs that were computed."""
+        return self["analysis"]
+
+    @property
+    def v1(self) -> Any:
+        """The databroker interface of `analysis`, where a pipeline's results go."""
+        return self.analysis.v1

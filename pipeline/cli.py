@@ -1,0 +1,213 @@
+"""The command: `bluesky-pipeline`."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from pipeline.config import Config, load
+from pipeline.documents import Document
+from pipeline.errors import ConfigError, PipelineError, PipelineOSError
+from pipeline.service import close_sinks, serve
+from pipeline.show import show, table
+from pipeline.sources.catalog import read_catalog
+from pipeline.sources.jsonl import jsonl_files, read_jsonl
+from pipeline.verify import verify
+
+OK, FAILED, WRONG = 0, 1, 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command, and return its exit code: 0, 1 where the work failed, 2 where the call was wrong.
+
+    >>> main(["check", "configs/peak.yaml"])
+    configs/peak.yaml is right: nodes peak; sinks JSONLSink, TiledSink; source ZMQSource.
+    0
+    """
+    args = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        return args.work(args)
+    except ConfigError as error:
+        return _say(error, WRONG)
+    except (PipelineError, OSError) as error:
+        return _say(error, FAILED)
+    except KeyboardInterrupt:
+        return _say("interrupted", FAILED)
+
+
+def _say(error: object, code: int) -> int:
+    print(f"bluesky-pipeline: {error}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bluesky-pipeline", description="Live analysis of Bluesky runs.")
+    parser.add_argument("-v", "--verbose", action="store_true", help="tell more")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, work: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(work=work)
+        return added
+
+    demo = command("demo", _demo, "a simulated scan, analysed live into a catalog and a ledger")
+    demo.add_argument("directory", nargs="?", default="demo", help="where to put it (default: %(default)s)")
+    for name, work, text in (
+        ("run", _run, "follow the configured source until it ends, or is ended"),
+        ("check", _check, "say whether a configuration is right; nothing connects"),
+    ):
+        command(name, work, text).add_argument("config", help="a YAML file")
+    for name, work, text in (
+        ("replay", _replay, "analyse stored runs"),
+        ("verify", _verify, "replay stored runs and compare with what the ledger, or the catalog, holds"),
+    ):
+        added = command(name, work, text)
+        added.add_argument("config", help="a YAML file")
+        added.add_argument("files", nargs="+", metavar="file", help="JSONL files of raw runs, folders, or globs")
+    shown = command("show", _show, "tell what a run holds, and of which raw run it is")
+    shown.add_argument("run", metavar="UID|FILE", help="a JSONL file, or the uid of a run")
+    shown.add_argument("--ledger", default="analysis", help="where uids are looked for first (default: %(default)s)")
+    shown.add_argument("--catalog", help="a folder or URI, where uids are looked for next (default: the embedded one)")
+    return parser
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from pipeline.demo import demo
+
+    demo(args.directory)
+    return OK
+
+
+def _check(args: argparse.Namespace) -> int:
+    config = load(args.config)
+    parts = {
+        "nodes": [node.name for node in config.nodes],
+        "sinks": [sink.name for sink in config.sinks],
+        "source": [config.source_name] if config.source_name else [],
+    }
+    told = "; ".join(f"{what} {', '.join(names)}" for what, names in parts.items() if names)
+    print(f"{args.config} is right: {told}.")
+    return OK
+
+
+def _run(args: argparse.Namespace) -> int:
+    config = load(args.config)
+    source = config.source()
+    pipeline = config.pipeline()
+    summary = _Summary()
+    pipeline.subscribe(summary)
+    serve(pipeline, source)
+    print(summary.text())
+    return FAILED if pipeline.counts["faults"] else OK
+
+
+def _replay(args: argparse.Namespace) -> int:
+    config, files = load(args.config), _files(args.files)
+    pipeline, summary = config.pipeline(), _Summary()
+    pipeline.subscribe(summary)
+    failed = False
+    try:
+        for documents in _with_progress(files, "replay"):
+            try:
+                pipeline.replay(documents)
+            except PipelineError as error:
+                failed = bool(_say(error, FAILED))
+    finally:
+        close_sinks(pipeline)
+    print(summary.text())
+    return FAILED if failed or pipeline.counts["faults"] else OK
+
+
+def _verify(args: argparse.Namespace) -> int:
+    config, files = load(args.config), _files(args.files)
+    where: dict[str, Any] = {"ledger": config.ledger} if config.ledger else {"catalog": _catalog_of(config)}
+    n = n_different = 0
+    for documents in _with_progress(files, "verify"):
+        for verdict in verify(config.nodes, documents, **where):
+            n += 1
+            n_different += bool(verdict.difference)
+            if verdict.difference:
+                tqdm.write(f"{verdict.uid} ({verdict.node} of {verdict.raw_uid}): {verdict.difference}")
+    print(f"{n} analysis runs: {n - n_different} as replayed, {n_different} not.")
+    return FAILED if n_different else OK
+
+
+def _catalog_of(config: Config) -> Any:
+    sinks = [sink() for sink in config.sinks]
+    catalogs = [sink.catalog() for sink in sinks if hasattr(sink, "catalog")]
+    if not catalogs:
+        raise ConfigError(f"{config.path}: wanted a JSONLSink or a TiledSink to compare with; there is none.")
+    return catalogs[0]
+
+
+def _files(names: Sequence[str]) -> list[Path]:
+    try:
+        return list(dict.fromkeys(path for name in names for path in jsonl_files(name)))
+    except PipelineOSError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _with_progress(files: Sequence[Path], what: str) -> Iterator[Iterator[tuple[str, Document]]]:
+    """Yield the documents of each file, and show how much of all files is read."""
+    total = sum(path.stat().st_size for path in files)
+    with tqdm(total=total, unit="B", unit_scale=True, desc=what, disable=None) as bar:
+        done = 0
+        for path in files:
+            bar.set_postfix_str(path.name[:32], refresh=False)
+            yield read_jsonl(path, progress=lambda n, done=done: bar.update(done + n - bar.n))
+            done += path.stat().st_size
+            bar.update(done - bar.n)
+
+
+class _Summary:
+    """A sink that keeps a line of each analysis run."""
+
+    inline = True
+
+    def __init__(self) -> None:
+        self._rows: dict[str, list[str]] = {}
+
+    def __call__(self, name: str, doc: Document) -> None:
+        if name == "start":
+            self._rows[doc["uid"]] = [doc["original_run_uid"], doc["uid"], doc["analysis"]["node"], "open", ""]
+        elif name == "stop":
+            self._rows[doc["run_start"]][3:] = [doc["exit_status"], doc.get("reason", "")]
+
+    def text(self) -> str:
+        """Return the table."""
+        if not self._rows:
+            return "No run was analysed: no node wanted one."
+        return table(("raw run", "analysis run", "node", "ended", "reason"), self._rows.values(), "")
+
+
+def _show(args: argparse.Namespace) -> int:
+    print(show(_documents_of(args)))
+    return OK
+
+
+def _documents_of(args: argparse.Namespace) -> Iterator[tuple[str, Document]]:
+    if Path(args.run).is_file():
+        return read_jsonl(args.run)
+    in_ledger = sorted(Path(args.ledger).glob(f"{Path(args.run).name}*.jsonl"))
+    if len(in_ledger) == 1:
+        return read_jsonl(in_ledger[0])
+    return read_catalog(_in_catalog(args))
+
+
+def _in_catalog(args: argparse.Namespace) -> Any:
+    from pipeline.catalog import open_catalog
+
+    catalog = open_catalog(args.catalog)
+    for folder in ("analysis", "raw"):
+        try:
+            return catalog[folder][args.run]
+        except KeyError:
+            continue
+    raise ConfigError(
+        f"no run {args.run!r}: wanted a file, or the uid of a run in the ledger {args.ledger!r} or the catalog."
+    )

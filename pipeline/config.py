@@ -1,0 +1,183 @@
+"""A configuration: YAML, checked, made into a pipeline."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline import reductions
+from pipeline.component import Component, Shelf, component, near
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.node import Node
+from pipeline.pipeline import Pipeline
+from pipeline.reductions.reduction import Reduction
+from pipeline.sinks.databroker import DatabrokerSink
+from pipeline.sinks.jsonl import JSONLSink
+from pipeline.sinks.tiled import TiledSink
+from pipeline.sources.jsonl import read_jsonl
+from pipeline.sources.zmq import ZMQSource
+
+MAX_SIZE = 1_000_000
+
+REDUCTIONS = Shelf(
+    "reduction",
+    {name: cls for name, cls in vars(reductions).items() if isinstance(cls, type) and cls is not Reduction},
+    Reduction,
+)
+SINKS = Shelf("sink", {cls.__name__: cls for cls in (JSONLSink, TiledSink, DatabrokerSink)})
+SOURCES = Shelf("source", {"ZMQSource": ZMQSource, "read_jsonl": read_jsonl})
+
+
+class Config:
+    """A checked configuration: nothing is connected, and no file made, before `pipeline()` or `source()`.
+
+    Attributes
+    ----------
+    path
+        Of the file.
+    nodes
+        As configured, ready.
+    sinks
+        Checked, not yet made.
+    """
+
+    def __init__(
+        self, path: str, nodes: list[Node], sinks: list[Component], source: Component | None, timeout: float | None
+    ) -> None:
+        self.path = path
+        self.nodes = nodes
+        self.sinks = sinks
+        self._source = source
+        self._timeout = timeout
+
+    def pipeline(self) -> Pipeline:
+        """Make the pipeline, and connect its sinks."""
+        return Pipeline(self.nodes, [sink() for sink in self.sinks], timeout=self._timeout)
+
+    def source(self) -> Any:
+        """Make the source."""
+        if self._source is None:
+            raise ConfigError(f"{self.path}: wanted a source; there is none. A source is one of {sorted(SOURCES.ours)}.")
+        return self._source()
+
+    @property
+    def source_name(self) -> str:
+        """What the source is; nothing if there is none."""
+        return self._source.name if self._source else ""
+
+    @property
+    def ledger(self) -> str | None:
+        """The directory of the ledger, if there is one."""
+        for sink in self.sinks:
+            if sink.target is JSONLSink:
+                return str(next(iter((*sink.args, *sink.kwargs.values()))))
+        return None
+
+
+def load(path: str | os.PathLike[str]) -> Config:
+    """Read and check a configuration; nothing connects.
+
+    Raises
+    ------
+    ConfigError
+        If anything is wrong: it names the file and the place, what was wanted and what there is.
+
+    >>> load("configs/peak.yaml").nodes
+    [Node('peak', PeakStatistics, Mean)]
+    """
+    text = _read(Path(path))
+    try:
+        return _config(str(path), _parse(text))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_SIZE:
+            raise ConfigError(f"{path}: wanted at most {MAX_SIZE} bytes, there are {path.stat().st_size}.")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}.") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's plain data alone: no tags, no aliases (a few bytes of them make gigabytes), no key twice."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise ConfigError(f"line {self.peek_event().start_mark.line + 1}: YAML aliases (*name) are not read.")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = [key for key in keys if keys.count(key) > 1]
+        if twice:
+            raise ConfigError(f"line {node.start_mark.line + 1}: the key {twice[0]!r} stands twice.")
+        return super().construct_mapping(node, deep)
+
+
+def _parse(text: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader, stricter
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise ConfigError(f"{where}this is not YAML: {getattr(error, 'problem', None) or error}.") from None
+    except (RecursionError, TypeError, ValueError) as error:
+        raise ConfigError(f"this cannot be read: {error}.") from None
+
+
+def _config(path: str, data: Any) -> Config:
+    data = _mapping(data, "the file", ("source", "nodes", "sinks", "timeout", "allow"))
+    allowed = _list(data, "allow", str)
+    nodes = [_node(spec, f"nodes[{i}]", allowed) for i, spec in enumerate(_list(data, "nodes", object))]
+    if not nodes:
+        raise ConfigError("nodes: wanted at least one, there is none.")
+    sinks = [component(spec, SINKS, f"sinks[{i}]", allowed) for i, spec in enumerate(_list(data, "sinks", object))]
+    source = component(data["source"], SOURCES, "source", allowed) if "source" in data else None
+    timeout = data.get("timeout")
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float)):
+        raise ConfigError(f"timeout: wanted seconds, there is {timeout!r}.")
+    _made(lambda: Pipeline(nodes), "nodes")
+    return Config(path, nodes, sinks, source, timeout)
+
+
+def _node(spec: Any, place: str, allowed: list[str]) -> Node:
+    spec = _mapping(spec, place, ("name", "when", "stream", "every", "reductions"))
+    if not isinstance(spec.get("name"), str):
+        raise ConfigError(f"{place}.name: wanted text, there is {spec.get('name')!r}.")
+    if "when" in spec:
+        _mapping(spec["when"], f"{place}.when", None)
+    parts = [
+        _made(component(each, REDUCTIONS, f"{place}.reductions[{i}]", allowed), f"{place}.reductions[{i}]")
+        for i, each in enumerate(_list(spec, "reductions", object, place))
+    ]
+    options = {key: spec[key] for key in ("when", "stream", "every") if key in spec}
+    return _made(lambda: Node(spec["name"], *parts, **options), place)
+
+
+def _made(make: Callable[[], Any], place: str) -> Any:
+    """Make it, and say where, if it refuses."""
+    try:
+        return make()
+    except (PipelineError, TypeError, ValueError) as error:
+        raise ConfigError(f"{place}: {error}") from None
+
+
+def _mapping(data: Any, place: str, keys: tuple[str, ...] | None) -> Mapping[str, Any]:
+    if not isinstance(data, dict):
+        raise ConfigError(f"{place}: wanted a mapping, `key: value`; there is {data!r}.")
+    for key in data if keys is not None else ():
+        if key not in (keys or ()):
+            raise ConfigError(f"{place}: no key {key!r}{near(str(key), keys or ())}")
+    return data
+
+
+def _list(data: Mapping[str, Any], key: str, kind: type, place: str = "") -> list[Any]:
+    items = data.get(key) or []
+    if not isinstance(items, list) or not all(isinstance(item, kind) for item in items):
+        raise ConfigError(f"{place}{'.' if place else ''}{key}: wanted a list, there is {items!r}.")
+    return items

@@ -1,0 +1,116 @@
+"""Tell, in text, what a run holds, and of which raw run it is."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy
+
+from pipeline.documents import Document
+
+
+def show(documents: Iterable[tuple[str, Document]]) -> str:
+    """Return a description of each run among these documents.
+
+    >>> from pipeline.testing import make_run
+    >>> print(show(make_run({"det": [1.0, 2.0]}, uid="a", plan_name="count")))
+    raw run b2b18aff-e9a2-5ba8-8bb4-5ea18ecf78f6
+      plan       count
+      ended      success
+    <BLANKLINE>
+      stream   events  fields
+      primary  2       det
+    """
+    runs: dict[str, _Shown] = {}
+    owners: dict[str, tuple[_Shown, str]] = {}
+    for name, doc in documents:
+        if name == "start":
+            runs[doc["uid"]] = _Shown(doc)
+        elif name == "descriptor":
+            owners[doc["uid"]] = runs[doc["run_start"]], doc["name"]
+            runs[doc["run_start"]].describe(doc)
+        elif name in ("event", "event_page"):
+            run, stream = owners[doc["descriptor"]]
+            run.count(stream, doc)
+        elif name == "stop":
+            runs[doc["run_start"]].stop = doc
+    return "\n\n".join(run.text() for run in runs.values())
+
+
+class _Shown:
+    """One run, as it is told."""
+
+    def __init__(self, start: Document) -> None:
+        self.start = start
+        self.stop: Document = {}
+        self._fields: dict[str, list[str]] = {}
+        self._units: dict[str, str] = {}
+        self._n_events: dict[str, int] = {}
+        self._final: Document = {}
+
+    def describe(self, doc: Document) -> None:
+        self._fields[doc["name"]] = list(doc["data_keys"])
+        self._n_events.setdefault(doc["name"], 0)
+        self._units |= {key: data_key.get("units") or "" for key, data_key in doc["data_keys"].items()}
+
+    def count(self, stream: str, doc: Document) -> None:
+        is_page = isinstance(doc["seq_num"], list)
+        self._n_events[stream] += len(doc["seq_num"]) if is_page else 1
+        if stream == "final" and not is_page:
+            self._final = doc["data"]
+
+    def text(self) -> str:
+        streams = [(name, n, ", ".join(self._fields[name])) for name, n in self._n_events.items()]
+        parts = [self._head(), table(("stream", "events", "fields"), streams) if streams else "  no streams"]
+        if self._final:
+            final = [(key, number(value), self._units.get(key, "")) for key, value in self._final.items()]
+            parts.append(table(("result", "value", "units"), final))
+        return "\n\n".join(parts)
+
+    def _head(self) -> str:
+        analysis = self.start.get("analysis")
+        kind = "analysis run" if analysis else "raw run"
+        lines = [("of raw run", self.start.get("original_run_uid")), ("plan", self._plan())]
+        if analysis:
+            recipe = ", ".join(f"{r['name']}{tuple(r['arguments'].values())!r}" for r in analysis["recipe"]["reductions"])
+            lines += [("node", analysis["node"]), ("reductions", recipe), ("counts", self._counts())]
+        lines += [("ended", self._end())]
+        told = [f"  {name:<10} {value}" for name, value in lines if value]
+        return "\n".join([f"{kind} {self.start['uid']}", *told])
+
+    def _plan(self) -> Any:
+        raw = self.start.get("raw", self.start)
+        scan_id = f", scan {raw['scan_id']}" if "scan_id" in raw else ""
+        return f"{raw.get('plan_name', '')}{scan_id}"
+
+    def _counts(self) -> str:
+        counts = self.stop.get("analysis", {})
+        return ", ".join(f"{key} {value}" for key, value in counts.items() if value)
+
+    def _end(self) -> str:
+        reason = self.stop.get("reason")
+        return self.stop.get("exit_status", "not yet") + (f": {reason}" if reason else "")
+
+
+def number(value: Any) -> str:
+    """Return a value as a person reads it.
+
+    >>> number(0.1 + 0.2), number([1, 2, 3])
+    ('0.3', 'array (3,)')
+    """
+    if isinstance(value, list | numpy.ndarray):
+        return f"array {numpy.shape(value)}"
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]], indent: str = "  ") -> str:
+    """Return a table in text.
+
+    >>> print(table(("a", "b"), [(1, "x"), (22, "y")], ""))
+    a   b
+    1   x
+    22  y
+    """
+    cells = [[str(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
+    return "\n".join(f"{indent}{line}".rstrip() for line in lines)

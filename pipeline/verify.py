@@ -1,0 +1,145 @@
+"""Show that stored analysis runs are what their raw runs give when they are replayed."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.documents import Document, dumps, loads
+from pipeline.errors import PipelineError
+from pipeline.node import Node
+from pipeline.pipeline import Pipeline
+from pipeline.sinks.jsonl import JSONLSink
+from pipeline.sources.catalog import read_catalog
+from pipeline.sources.jsonl import read_jsonl
+
+Documents = list[tuple[str, Document]]
+
+
+class Verdict(NamedTuple):
+    """What became of one analysis run: its uid, that of its raw run, and how it differs; nothing if it does not."""
+
+    uid: str
+    raw_uid: str
+    node: str
+    difference: str
+
+
+def verify(
+    nodes: Sequence[Node],
+    documents: Iterable[tuple[str, Document]],
+    *,
+    ledger: str | None = None,
+    catalog: Mapping[str, Any] | None = None,
+) -> Iterator[Verdict]:
+    """Replay raw runs, and compare with what the ledger or the catalog holds, document by document.
+
+    A ledger is compared byte by byte. A catalog gives documents back in a form of its own: there the start and stop
+    documents, and time, `seq_num`, data and timestamps of each event are compared.
+
+    Parameters
+    ----------
+    nodes
+        That made the analysis runs.
+    documents
+        Of the raw runs.
+    ledger
+        The directory of the ledger.
+    catalog
+        The catalog, where there is no ledger: a mapping of uids to runs.
+    """
+    for uid, wanted in replayed(nodes, documents).items():
+        start = wanted[0][1]
+        if ledger is not None:
+            difference = _differ(wanted, _from_ledger(ledger, uid))
+        else:
+            difference = _differ(_as_catalog(wanted), _from_catalog(catalog or {}, uid))
+        yield Verdict(uid, start["original_run_uid"], start["analysis"]["node"], difference)
+
+
+def replayed(nodes: Sequence[Node], documents: Iterable[tuple[str, Document]]) -> dict[str, Documents]:
+    """Return the documents of the analysis runs that a replay gives, by uid."""
+    runs = _Collected()
+    Pipeline(nodes, [runs]).replay(documents)
+    return runs.by_uid
+
+
+class _Collected:
+    """A sink that keeps the documents of each run apart."""
+
+    inline = True
+
+    def __init__(self) -> None:
+        self.by_uid: dict[str, Documents] = defaultdict(list)
+        self._runs: dict[str, str] = {}  # descriptor uid -> run uid
+
+    def __call__(self, name: str, doc: Document) -> None:
+        if name == "descriptor":
+            self._runs[doc["uid"]] = doc["run_start"]
+        uid = doc["uid"] if name == "start" else doc.get("run_start") or self._runs[doc["descriptor"]]
+        self.by_uid[uid].append((name, doc))
+
+
+def _from_ledger(directory: str, uid: str) -> Documents | str:
+    path = Path(directory) / JSONLSink.file_name(uid)
+    try:
+        return list(read_jsonl(path))
+    except PipelineError as error:
+        return str(error)
+
+
+def _from_catalog(catalog: Mapping[str, Any], uid: str) -> Documents | str:
+    try:
+        return _as_catalog(list(read_catalog(catalog[uid])))
+    except KeyError:
+        return f"the catalog has no run {uid}"
+
+
+def _as_catalog(documents: Documents) -> Documents:
+    """Return of each document what every catalog gives back; events by stream and `seq_num`."""
+    streams = {doc["uid"]: doc["name"] for name, doc in documents if name == "descriptor"}
+    ends = [(name, doc) for name, doc in documents if name in ("start", "stop")]
+    events = [
+        (f"event of {streams[doc['descriptor']]}", {key: doc[key] for key in ("seq_num", "time", "data", "timestamps")})
+        for name, doc in documents
+        if name == "event"
+    ]
+    return [*ends, *sorted(events, key=lambda event: (event[0], event[1]["seq_num"]))]
+
+
+def _differ(wanted: Documents, have: Documents | str) -> str:
+    """Return the first difference, or nothing."""
+    if isinstance(have, str):
+        return have
+    for number, (want, there) in enumerate(zip_longest(wanted, have), 1):
+        if there is None:
+            return f"document {number}: wanted a {want[0]}, there is none"
+        if want is None:
+            return f"document {number}: wanted no more, there is a {there[0]}"
+        place = _first_difference(_comparable(*want), _comparable(*there), want[0])
+        if place:
+            return f"document {number}: {place}"
+    return ""
+
+
+def _comparable(name: str, doc: Document) -> list[Any]:
+    """Return the document as JSON has it, without what became of it in the sinks: that is no part of the analysis."""
+    if name == "stop" and "sinks" in doc.get("analysis", {}):
+        doc = {**doc, "analysis": {key: value for key, value in doc["analysis"].items() if key != "sinks"}}
+    return list(loads(dumps(name, doc)))
+
+
+def _first_difference(want: Any, have: Any, place: str) -> str:
+    if isinstance(want, dict) and isinstance(have, dict):
+        for key in sorted({*want, *have}):
+            if key not in have or key not in want:
+                return f"{place}[{key!r}]: " + ("wanted it, there is none" if key in want else "wanted none, there is it")
+            found = _first_difference(want[key], have[key], f"{place}[{key!r}]")
+            if found:
+                return found
+        return ""
+    if isinstance(want, list) and isinstance(have, list) and len(want) == len(have):
+        parts = (_first_difference(w, h, f"{place}[{i}]") for i, (w, h) in enumerate(zip(want, have, strict=True)))
+        return next(filter(None, parts), "")
+    return "" if want == have else f"{place}: wanted {want!r}, there is {have!r}"

@@ -1,0 +1,33 @@
+"""What the tests share: a RunEngine, a sink that keeps, a folder of real runs."""
+
+import os
+from pathlib import Path
+
+import pytest
+from bluesky import RunEngine
+
+from kept import Kept
+
+
+@pytest.fixture
+def kept():
+    return Kept()
+
+
+@pytest.fixture
+def RE():
+    engine = RunEngine({}, call_returns_result=False)
+    yield engine
+    engine.loop.call_soon_threadsafe(engine.loop.stop)
+    engine._th.join(5)
+    engine.loop.close()
+
+
+@pytest.fixture(scope="session")
+def data_folder():
+    """The folder of real runs: `$BLUESKY_PIPELINE_DATA`, or beside the checkout."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("BLUESKY_PIPELINE_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"the folder of real runs is not here ({folder}); BLUESKY_PIPELINE_DATA tells where it is")
+    return folder
