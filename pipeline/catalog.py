@@ -209,14 +209,22 @@ def _has_server(directory: Path) -> bool:
 
 
 def _start(directory: Path, linger: float, deadline: float) -> dict[str, Any]:
+    """Return where the server is once it answers; start one if there is none, or if the one there is dying."""
     with open(directory / START_LOCK, "w") as start_lock:
         fcntl.flock(start_lock, fcntl.LOCK_EX)
-        with contextlib.suppress(FileNotFoundError):
-            if connection := _living_server(directory):  # another process was quicker
-                return connection
-        if not _has_server(directory):
-            _spawn(directory, linger)
-        return _wait_until_ready(directory, deadline)
+        spawned = False
+        while True:
+            with contextlib.suppress(FileNotFoundError):
+                if connection := _living_server(directory):
+                    return connection
+            if not _has_server(directory):
+                if spawned:
+                    raise PipelineOSError(f"The server of the catalog {directory} has ended{_last_words(directory)}")
+                _spawn(directory, linger)
+                spawned = True
+            if time.monotonic() > deadline:
+                raise PipelineOSError(f"The server of the catalog {directory} does not answer{_last_words(directory)}")
+            time.sleep(0.02)
 
 
 def _spawn(directory: Path, linger: float) -> None:
@@ -232,17 +240,6 @@ def _spawn(directory: Path, linger: float) -> None:
             start_new_session=True,  # Ctrl-C in a terminal is not meant for it
             check=False,  # what counts is whether there is a server afterwards
         )
-
-
-def _wait_until_ready(directory: Path, deadline: float) -> dict[str, Any]:
-    while _has_server(directory):
-        with contextlib.suppress(FileNotFoundError):
-            if connection := _living_server(directory):
-                return connection
-        if time.monotonic() > deadline:
-            raise PipelineOSError(f"The server of the catalog {directory} does not answer{_last_words(directory)}")
-        time.sleep(0.02)
-    raise PipelineOSError(f"The server of the catalog {directory} has ended{_last_words(directory)}")
 
 
 def _last_words(directory: Path) -> str:

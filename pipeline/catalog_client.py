@@ -26,3 +26,13 @@ class Catalog(Container):
     def v1(self) -> Any:
         """The databroker interface of `analysis`, where a pipeline's results go."""
         return self.analysis.v1
+
+    def close(self) -> None:
+        """Close the connections; this client and those that came from it cannot be used any more."""
+        self.context.close()
+
+    def __enter__(self) -> "Catalog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -117,7 +117,7 @@ def _initialize(path: Path) -> None:
     new = path.with_suffix(".new")
     new.unlink(missing_ok=True)
     asyncio.run(_fill(new))
-    stamp_head(ALEMBIC_INI_TEMPLATE_PATH, ALEMBIC_DIR, f"sqlite+aiosqlite:///{new}")
+    stamp_head(Path(ALEMBIC_INI_TEMPLATE_PATH), Path(ALEMBIC_DIR), f"sqlite+aiosqlite:///{new}")
     new.rename(path)
 
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from pipeline.config import Config, load
 from pipeline.documents import Document
 from pipeline.errors import ConfigError, PipelineError, PipelineOSError
+from pipeline.schema import faults
 from pipeline.service import close_sinks, serve
 from pipeline.show import show, table
 from pipeline.sources.catalog import read_catalog
@@ -112,11 +113,14 @@ def _replay(args: argparse.Namespace) -> int:
     pipeline.subscribe(summary)
     failed = False
     try:
-        for documents in _with_progress(files, "replay"):
+        for path, documents in _with_progress(files, "replay"):
+            found: list[str] = []
             try:
-                pipeline.replay(documents)
+                pipeline.replay(faults(documents, found))
             except PipelineError as error:
                 failed = bool(_say(error, FAILED))
+            for fault in found:
+                failed = bool(_say(f"{path}: {fault}", FAILED))
     finally:
         close_sinks(pipeline)
     print(summary.text())
@@ -127,7 +131,7 @@ def _verify(args: argparse.Namespace) -> int:
     config, files = load(args.config), _files(args.files)
     where: dict[str, Any] = {"ledger": config.ledger} if config.ledger else {"catalog": _catalog_of(config)}
     n = n_different = 0
-    for documents in _with_progress(files, "verify"):
+    for _, documents in _with_progress(files, "verify"):
         for verdict in verify(config.nodes, documents, **where):
             n += 1
             n_different += bool(verdict.difference)
@@ -152,14 +156,14 @@ def _files(names: Sequence[str]) -> list[Path]:
         raise ConfigError(str(error)) from None
 
 
-def _with_progress(files: Sequence[Path], what: str) -> Iterator[Iterator[tuple[str, Document]]]:
-    """Yield the documents of each file, and show how much of all files is read."""
+def _with_progress(files: Sequence[Path], what: str) -> Iterator[tuple[Path, Iterator[tuple[str, Document]]]]:
+    """Yield each file and its documents, and show how much of all files is read."""
     total = sum(path.stat().st_size for path in files)
     with tqdm(total=total, unit="B", unit_scale=True, desc=what, disable=None) as bar:
         done = 0
         for path in files:
             bar.set_postfix_str(path.name[:32], refresh=False)
-            yield read_jsonl(path, progress=lambda n, done=done: bar.update(done + n - bar.n))
+            yield path, read_jsonl(path, progress=lambda n, done=done: bar.update(done + n - bar.n))
             done += path.stat().st_size
             bar.update(done - bar.n)
 

@@ -14,7 +14,7 @@ from pipeline.buffer import Buffered
 from pipeline.documents import Document, Sink, safe_key
 from pipeline.errors import PipelineValueError
 from pipeline.node import Node
-from pipeline.work import Work
+from pipeline.work import Work, debugs_callbacks
 
 logger = logging.getLogger(__name__)
 
@@ -103,11 +103,21 @@ class Pipeline:
     # documents -------------------------------------------------------------------------------------------------
 
     def __call__(self, name: str, doc: Document) -> None:
-        """Take in a document of a raw run."""
+        """Take in a document of a raw run; one that cannot be routed is logged and counted."""
         with self._lock:
-            getattr(self, f"_{name}", self._other)(name, doc)
+            try:
+                getattr(self, f"_on_{name}", self._other)(name, doc)
+            except Exception as error:
+                if debugs_callbacks():
+                    raise
+                self._refuse(name, error)
 
-    def _start(self, name: str, doc: Document) -> None:
+    def _refuse(self, name: str, error: Exception) -> None:
+        self.counts["refused_documents"] += 1
+        if self.counts["refused_documents"] == 1:
+            logger.exception("A %s document cannot be routed (%r); more of them are only counted.", name, error)
+
+    def _on_start(self, name: str, doc: Document) -> None:
         uid = doc["uid"]
         if uid in self._runs:
             self.counts["duplicate_starts"] += 1
@@ -142,10 +152,10 @@ class Pipeline:
             work.fail(fault)
         return work
 
-    def _descriptor(self, name: str, doc: Document) -> None:
+    def _on_descriptor(self, name: str, doc: Document) -> None:
         self._own(doc["uid"], name, doc)
 
-    _resource = _stream_resource = _descriptor
+    _on_resource = _on_stream_resource = _on_descriptor
 
     def _own(self, uid: str, name: str, doc: Document) -> None:
         """Route a document that others refer to."""
@@ -159,21 +169,21 @@ class Pipeline:
             run.owned.append(uid)
             run.route(name, doc)
 
-    def _event(self, name: str, doc: Document) -> None:
+    def _on_event(self, name: str, doc: Document) -> None:
         run = self._owners.get(doc["descriptor"])
         if run is None:
             self._leave_alone(doc["descriptor"], name)
         else:
             run.give(name, doc)
 
-    _event_page = _event
+    _on_event_page = _on_event
 
-    def _datum(self, name: str, doc: Document) -> None:
+    def _on_datum(self, name: str, doc: Document) -> None:
         self._refer(doc["resource"], name, doc)
 
-    _datum_page = _datum
+    _on_datum_page = _on_datum
 
-    def _stream_datum(self, name: str, doc: Document) -> None:
+    def _on_stream_datum(self, name: str, doc: Document) -> None:
         self._refer(doc["stream_resource"], name, doc)
 
     def _refer(self, uid: str, name: str, doc: Document) -> None:
@@ -184,7 +194,7 @@ class Pipeline:
         else:
             run.route(name, doc)
 
-    def _stop(self, name: str, doc: Document) -> None:
+    def _on_stop(self, name: str, doc: Document) -> None:
         run = self._runs.get(doc["run_start"])
         if run is not None:
             run.route(name, doc)

@@ -9,10 +9,10 @@ from typing import Any, Self
 
 import event_model
 import numpy  # noqa: F401 - of the examples
-from event_model import DocumentNames, schema_validators
 
 from pipeline.documents import Document, Sink, Uids, caster, describe
 from pipeline.errors import PipelineError, PipelineKeyError, PipelineRuntimeError, PipelineValueError
+from pipeline.schema import validate
 
 Columns = Mapping[str, Sequence[Any]]
 
@@ -61,7 +61,7 @@ class RunBuilder:
         self._uids = Uids(self.uid)
         self._closed = False
         start = {**(metadata or {}), "uid": self.uid, "time": _now(time)}
-        _validate("start", start)
+        validate("start", start)
         self._emit("start", start)
 
     def _keep(self, name: str, doc: Document) -> None:
@@ -123,7 +123,7 @@ class RunBuilder:
 
     def _describe(self, stream: "_Stream", time: float) -> None:
         doc = stream.descriptor(self.uid, self._uids(f"{stream.name}/{stream.n_descriptors}"), time)
-        _validate("descriptor", doc)
+        validate("descriptor", doc)
         stream.begin(doc["uid"])
         self._emit("descriptor", doc)
 
@@ -207,7 +207,7 @@ class RunBuilder:
             "reason": reason,
             "num_events": {name: stream.n_events for name, stream in self._streams.items()},
         }
-        _validate("stop", stop)
+        validate("stop", stop)
         self._closed = True
         self._emit("stop", stop)
 
@@ -333,7 +333,7 @@ class _Stream:
                 f"Stream {self.name!r}: wanted timestamps of {sorted(doc['data'])}, "
                 f"there are those of {sorted(doc['timestamps'])}."
             )
-        _validate(name, doc)
+        validate(name, doc)
         self._validate.discard(name)
 
     def _other_fields(self, data: Mapping[str, Any]) -> PipelineError:
@@ -388,14 +388,6 @@ def _column(value: Any, n: int, what: str) -> list[float]:
 
 def _now(time: float | None) -> float:
     return clock.time() if time is None else float(time)
-
-
-def _validate(name: str, doc: Document) -> None:
-    try:
-        schema_validators[DocumentNames[name]].validate(doc)
-    except event_model.jsonschema.ValidationError as error:
-        place = "".join(f"[{part!r}]" for part in error.absolute_path)
-        raise PipelineValueError(f"{name}{place} is not valid by event-model's schema: {error.message[:300]}") from None
 
 
 def iter_events(page: Document) -> Iterator[Document]:

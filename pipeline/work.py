@@ -88,7 +88,7 @@ class Work:
 
     def fail(self, error: Exception) -> None:
         """End this analysis, for this reason: what comes is left alone, until the raw run stops."""
-        if os.environ.get("BLUESKY_DEBUG_CALLBACKS", "0") == "1":
+        if debugs_callbacks():
             raise error
         if not self.reason:
             is_ours = isinstance(error, PipelineError)
@@ -257,6 +257,11 @@ class Work:
             "n_missing": intake.n_missing,
             "n_skipped": self._history.state.n_skipped,
         }
+
+
+def debugs_callbacks() -> bool:
+    """Tell whether faults are raised, as bluesky's own callbacks do then, for who looks for one."""
+    return os.environ.get("BLUESKY_DEBUG_CALLBACKS", "0") == "1"
 
 
 class _State:

@@ -11,6 +11,7 @@ class Kept(list):
     """A sink that keeps what it is given."""
 
     inline = True
+    __hash__ = object.__hash__  # a RunEngine keeps its subscribers by hash
 
     def __call__(self, name, doc):
         self.append((name, doc))

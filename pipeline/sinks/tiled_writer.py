@@ -5,6 +5,7 @@ how many lines it has dealt with, and what went wrong. The process that measures
 """
 
 import argparse
+import contextlib
 import json
 import os
 import select
@@ -58,19 +59,15 @@ def _own_pipes() -> tuple["PipedLines", Callable[[Document], None]]:
 
 
 def _tell(descriptor: int, message: Document) -> None:
-    try:
+    with contextlib.suppress(BrokenPipeError):  # nobody listens any more; what is left is written all the same
         os.write(descriptor, json.dumps(message).encode() + b"\n")
-    except BrokenPipeError:  # nobody listens any more; what is left is written all the same
-        pass
 
 
 def _prepare(target: Document) -> None:
     """Have the server of an embedded catalog started while this process imports."""
     if "path" in target:
-        try:
+        with contextlib.suppress(OSError):  # told when the catalog is needed
             connect(target["path"])
-        except OSError:  # told when the catalog is needed
-            pass
 
 
 def _client(target: Document) -> Any:

@@ -76,7 +76,7 @@ class WriterProcess:
 
     def _spawn(self) -> None:
         command, environment = python_module("pipeline.sinks.tiled_writer", *self._options)
-        self._stderr = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - read when the writer has ended
         self._process = subprocess.Popen(
             command,
             env=environment,

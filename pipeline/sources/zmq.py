@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
-import zmq
 
 from pipeline.documents import Document, NaNs, Sink, dumps
 from pipeline.errors import PipelineRuntimeError, PipelineValueError
@@ -30,6 +29,8 @@ class ZMQSource:
 
     0MQ may lose documents, and joins a run in the middle: use it where a lost point is no harm. Documents come as
     JSON; bluesky's default, pickle, would run whatever code comes in, and is refused.
+
+    It needs the extra `bluesky-pipeline[zmq]`.
 
     Parameters
     ----------
@@ -58,6 +59,8 @@ class ZMQSource:
 
     def start(self) -> None:
         """Take in documents, on this thread, until `stop`."""
+        import zmq
+
         if self._stopped.is_set():
             raise PipelineRuntimeError(f"The source at {self.address} was stopped; wanted a new one.")
         with zmq.Context() as context, context.socket(zmq.SUB) as socket:
