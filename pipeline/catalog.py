@@ -101,12 +101,13 @@ def stop_server(path: str | os.PathLike[str] | None = None, *, timeout: float = 
     if not _has_server(directory):
         return False
     pid = _pid(directory, time.monotonic() + timeout)
-    for number, patience in ((signal.SIGTERM, timeout), (signal.SIGKILL, timeout)):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-        if _wait_until_gone(directory, time.monotonic() + patience):
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        if _wait_until_gone(directory, time.monotonic() + timeout):
             return True
-    raise PipelineOSError(f"The server of {directory} (process {pid}) cannot be ended.")
+    raise PipelineOSError(f"The server of the catalog {directory} (process {pid}) cannot be ended.")
 
 
 def default_path() -> Path:
@@ -247,14 +248,13 @@ def _last_words(directory: Path) -> str:
     return f"; its log says:\n{words}" if words else "."
 
 
-def _pid(directory: Path, deadline: float) -> int:
-    """Return the server's process id; wait for it if the server is about to start."""
-    while True:
+def _pid(directory: Path, deadline: float) -> int | None:
+    """Return the server's process id; wait for it if the server is about to start; None if it is about to end."""
+    while _has_server(directory) and time.monotonic() < deadline:
         with contextlib.suppress(FileNotFoundError):
             return json.loads((directory / SERVER).read_bytes())["pid"]
-        if time.monotonic() > deadline or not _has_server(directory):
-            raise PipelineOSError(f"The server of the catalog {directory} has not told its process id.")
         time.sleep(0.02)
+    return None
 
 
 def _wait_until_gone(directory: Path, deadline: float) -> bool:

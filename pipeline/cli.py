@@ -142,11 +142,21 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _catalog_of(config: Config) -> Any:
-    sinks = [sink() for sink in config.sinks]
-    catalogs = [sink.catalog() for sink in sinks if hasattr(sink, "catalog")]
-    if not catalogs:
+    targets = [(*sink.args, *sink.kwargs.values(), None)[0] for sink in config.sinks if sink.name == "TiledSink"]
+    if not targets:
         raise ConfigError(f"{config.path}: wanted a JSONLSink or a TiledSink to compare with; there is none.")
-    return catalogs[0]
+    return _catalog(targets[0])
+
+
+def _catalog(target: str | None) -> Any:
+    """Return the analysis runs of a catalog: a folder, a URI, or the embedded one."""
+    if target is not None and "://" in target:
+        from tiled.client import from_uri
+
+        return from_uri(target)
+    from pipeline.catalog import open_catalog
+
+    return open_catalog(target)["analysis"]
 
 
 def _files(names: Sequence[str]) -> list[Path]:
@@ -200,18 +210,9 @@ def _documents_of(args: argparse.Namespace) -> Iterator[tuple[str, Document]]:
     in_ledger = sorted(Path(args.ledger).glob(f"{Path(args.run).name}*.jsonl"))
     if len(in_ledger) == 1:
         return read_jsonl(in_ledger[0])
-    return read_catalog(_in_catalog(args))
-
-
-def _in_catalog(args: argparse.Namespace) -> Any:
-    from pipeline.catalog import open_catalog
-
-    catalog = open_catalog(args.catalog)
-    for folder in ("analysis", "raw"):
-        try:
-            return catalog[folder][args.run]
-        except KeyError:
-            continue
-    raise ConfigError(
-        f"no run {args.run!r}: wanted a file, or the uid of a run in the ledger {args.ledger!r} or the catalog."
-    )
+    try:
+        return read_catalog(_catalog(args.catalog)[args.run])
+    except KeyError:
+        raise ConfigError(
+            f"no run {args.run!r}: wanted a file, or the uid of a run in the ledger {args.ledger!r} or the catalog."
+        ) from None

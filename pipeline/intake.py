@@ -75,7 +75,10 @@ class Intake:
 
     def has_taken(self, seq_nums: list[int], uids: list[str]) -> None:
         """Count these events, whose turn it was, as taken."""
-        for seq_num, uid in zip(seq_nums, uids, strict=True):
+        start = seq_nums[0] % REMEMBERED
+        fits = min(len(uids), REMEMBERED - start)
+        self._uids[start : start + fits] = uids[:fits]
+        for seq_num, uid in zip(seq_nums[fits:], uids[fits:], strict=True):
             self._uids[seq_num % REMEMBERED] = uid
         self._next += len(seq_nums)
         self.n_taken += len(seq_nums)

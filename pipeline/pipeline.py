@@ -315,6 +315,11 @@ class _Outlet:
         self.sink = sink
         self.name = safe_key(str(getattr(sink, "name", None) or type(sink).__name__))
 
+    def fault(self, uid: str) -> str:
+        """Return what a sink with a queue of its own tells of a run, or of its server."""
+        faults = getattr(self.sink, "faults", None) or {}
+        return faults.get(uid) or faults.get("server") or ""
+
     def ask(self, method: str, timeout: float | None) -> None:
         """Call `flush` or the like, if the sink has it; a fault there is the sink's."""
         try:
@@ -351,13 +356,8 @@ class _Delivery:
     @property
     def faults(self) -> dict[str, str]:
         """What went wrong first in each sink, as far as it is known by now."""
-        known = {outlet.name: _faults_of(outlet.sink).get(self._uid, "") for outlet in self._outlets}
+        known = {outlet.name: outlet.fault(self._uid) for outlet in self._outlets}
         return {name: reason for name, reason in known.items() if reason} | self._faults
-
-
-def _faults_of(sink: Sink) -> dict[str, str]:
-    faults = getattr(sink, "faults", None)
-    return faults if isinstance(faults, dict) else {}
 
 
 def _check_names(nodes: Sequence[Node]) -> None:

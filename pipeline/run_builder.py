@@ -12,7 +12,7 @@ import numpy  # noqa: F401 - of the examples
 
 from pipeline.documents import Document, Sink, Uids, caster, describe
 from pipeline.errors import PipelineError, PipelineKeyError, PipelineRuntimeError, PipelineValueError
-from pipeline.schema import validate
+from pipeline.schema import validate, validate_once
 
 Columns = Mapping[str, Sequence[Any]]
 
@@ -61,7 +61,7 @@ class RunBuilder:
         self._uids = Uids(self.uid)
         self._closed = False
         start = {**(metadata or {}), "uid": self.uid, "time": _now(time)}
-        validate("start", start)
+        validate_once("start", start)
         self._emit("start", start)
 
     def _keep(self, name: str, doc: Document) -> None:
@@ -123,7 +123,7 @@ class RunBuilder:
 
     def _describe(self, stream: "_Stream", time: float) -> None:
         doc = stream.descriptor(self.uid, self._uids(f"{stream.name}/{stream.n_descriptors}"), time)
-        validate("descriptor", doc)
+        validate_once("descriptor", doc)
         stream.begin(doc["uid"])
         self._emit("descriptor", doc)
 

@@ -117,17 +117,19 @@ def _differ(wanted: Documents, have: Documents | str) -> str:
             return f"document {number}: wanted a {want[0]}, there is none"
         if want is None:
             return f"document {number}: wanted no more, there is a {there[0]}"
+        if want[0] != there[0]:
+            return f"document {number}: wanted a {want[0]}, there is a {there[0]}"
         place = _first_difference(_comparable(*want), _comparable(*there), want[0])
         if place:
             return f"document {number}: {place}"
     return ""
 
 
-def _comparable(name: str, doc: Document) -> list[Any]:
+def _comparable(name: str, doc: Document) -> Document:
     """Return the document as JSON has it, without what became of it in the sinks: that is no part of the analysis."""
     if name == "stop" and "sinks" in doc.get("analysis", {}):
         doc = {**doc, "analysis": {key: value for key, value in doc["analysis"].items() if key != "sinks"}}
-    return list(loads(dumps(name, doc)))
+    return loads(dumps(name, doc))[1]
 
 
 def _first_difference(want: Any, have: Any, place: str) -> str:

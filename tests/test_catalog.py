@@ -24,7 +24,9 @@ print(time.perf_counter() - began, ",".join(sorted(catalog)), flush=True)
 
 def in_another_process(code, *arguments):
     _, environment = python_module("pipeline.catalog")
-    return subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], env=environment, stdout=subprocess.PIPE, text=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +125,6 @@ def test_two_that_open_at_once_share_one_server_which_leaves_when_both_have(tmp_
     assert names == ["analysis,raw"] * 2
     assert (path / "server.log").read_text().count("Tiled version") <= 1
     assert not (path / "server.json").exists()
-    assert not stop_server(path)
 
 
 def test_what_cannot_be_a_catalog_is_refused(tmp_path):

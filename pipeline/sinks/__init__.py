@@ -1,1 +1,5 @@
 """Where documents go: any callable `(name, doc)` is a sink."""
+
+from pipeline.sinks.databroker import DatabrokerSink as DatabrokerSink
+from pipeline.sinks.jsonl import JSONLSink as JSONLSink
+from pipeline.sinks.tiled import TiledSink as TiledSink

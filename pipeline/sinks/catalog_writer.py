@@ -31,7 +31,7 @@ class CatalogWriter:
     keep_trying
         Asked, while the server cannot be reached, whether to try once more.
     flush_seconds, flush_count
-        How long, and how many documents, may wait before they are written.
+        How long, and how many documents, may wait before they are written; the first after a silence do not wait.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class CatalogWriter:
         self._owners: dict[str, str] = {}  # uid of a descriptor or resource -> run uid
         self._n_waiting = 0
         self._due = 0.0
+        self._written = 0.0  # when the last write ended
         self._at_once = False
 
     def serve(self, receive: Callable[[float | None], list[bytes] | None], ack: Callable[[int], None]) -> None:
@@ -71,7 +72,7 @@ class CatalogWriter:
             for line in lines:
                 n += 1
                 self._take(line)
-                if self._is_due():
+                if self._at_once or self._n_waiting >= self._flush_count:
                     self.write()
                     ack(n)
             if self._n_waiting and self._is_due():
@@ -88,7 +89,8 @@ class CatalogWriter:
 
     def _take(self, line: bytes) -> None:
         if not self._n_waiting:
-            self._due = time.monotonic() + self._flush_seconds
+            # At once after a while of silence; so only those documents wait that come while others are fresh.
+            self._due = max(time.monotonic(), self._written + self._flush_seconds)
         self._n_waiting += 1
         name, doc = loads(line)
         if name == "flush":
@@ -153,6 +155,7 @@ class CatalogWriter:
         """Write all that waits; return when it is readable, or reported lost."""
         for uid in list(self._runs):
             self._write_run(uid)
+        self._written = time.monotonic()
         self._n_waiting = 0
         self._at_once = False
 

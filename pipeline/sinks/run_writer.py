@@ -130,7 +130,7 @@ class RunWriter(_RunWriter):
             key = f"{stem}_{number}"
         if key != name:
             self._tell(f"stream {name!r} is stored as {key!r}", False)
-        return StreamWriter(key, descriptor, tell=self._tell, dims=lambda shape: self._internal_dims(key, shape))
+        return StreamWriter(key, descriptor, tell=self._tell, dims=_Dims())
 
     def _tell(self, sentence: str, lost: bool) -> None:
         if sentence not in self.notes:
@@ -278,6 +278,27 @@ class RunWriter(_RunWriter):
             if part.node is not None
         }
         super()._close_stream_tree()
+
+
+class _Dims:
+    """Names the dimensions of a stream's arrays: those of one size alike, but never two of one array.
+
+    The names that Tiled's own writer gives make xarray warn of every square image.
+    """
+
+    def __init__(self) -> None:
+        self._names: dict[tuple[int, int], str] = {}  # size, how many of it stand before in the same array -> name
+
+    def __call__(self, shape: tuple[int | None, ...]) -> tuple[str, ...]:
+        """Return the names of the dimensions of an array of this shape, of which the first is time."""
+        dims = ["time"]
+        for axis, size in enumerate(shape[1:], start=1):
+            if size is None:
+                dims.append(f"dim_rgd_{axis}")
+            else:
+                place = size, shape[1:axis].count(size)
+                dims.append(self._names.setdefault(place, f"dim_int_{len(self._names) + 1}"))
+        return tuple(dims)
 
 
 class _Normalizer(RunNormalizer):

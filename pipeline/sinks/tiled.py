@@ -210,7 +210,7 @@ class TiledSink:
         try:
             self.flush(timeout)
         finally:
-            self._link.end(5.0)
+            self._link.end(10.0 if self._outbox.n_acked == self._outbox.n_put else 0.1)
             if missing := self._outbox.n_put - self._outbox.n_acked:
                 logger.error("%s: %d documents are not in the catalog.", self.name, missing)
 

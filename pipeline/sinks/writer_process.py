@@ -142,7 +142,7 @@ class WriterProcess:
                 else:
                     self._report(message["run"], message["fault"])
         status, words = process.wait(), self._last_words()
-        if status != 0:
+        if status != 0 and not self._ending:
             self._died(self._n_sent, f"the writing process ended with status {status}{words}")
             self._outbox.ack(self._n_sent)
 

@@ -2,3 +2,4 @@
 
 from pipeline.sources.catalog import read_catalog as read_catalog
 from pipeline.sources.jsonl import read_jsonl as read_jsonl
+from pipeline.sources.zmq import ZMQSource as ZMQSource
