@@ -144,6 +144,14 @@ def try_lock(path: Path, kind: int) -> int | None:
     return descriptor
 
 
+def is_same_file(descriptor: int, path: Path) -> bool:
+    """Say whether this descriptor is still that of the file at this path: the directory may have been removed."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 def answers(url: str, timeout: float = 2.0) -> bool:
     """Say whether a Tiled server answers at this URL."""
     where = urlsplit(url)
@@ -176,7 +184,9 @@ def _make_private(directory: Path) -> None:
 def _join(directory: Path) -> None:
     """Take a share of users.lock for the life of this process; wait for a server that is about to end."""
     with _guard:
-        if directory not in _users:
+        if directory not in _users or not is_same_file(_users[directory], directory / USERS_LOCK):
+            if directory in _users:
+                os.close(_users.pop(directory))  # of a directory that was removed
             lock = os.open(directory / USERS_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
             fcntl.flock(lock, fcntl.LOCK_SH)
             _users[directory] = lock

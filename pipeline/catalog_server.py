@@ -18,7 +18,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from pipeline.catalog import CONTAINERS, SERVER, SERVER_LOCK, USERS_LOCK, answers, try_lock
+from pipeline.catalog import CONTAINERS, SERVER, SERVER_LOCK, USERS_LOCK, answers, is_same_file, try_lock
 
 SPECS = [{"name": "CatalogOfBlueskyRuns", "version": "3.0"}]
 
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         os._exit(0)
     os.chdir(directory)
     try:
-        _serve(directory, options.linger)
+        _serve(directory, options.linger, lock)
     except Exception:  # noqa: BLE001 - the last door of a process that nobody waits for
         traceback.print_exc()
     sys.stderr.flush()
@@ -48,16 +48,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _serve(directory: Path, linger: float) -> None:
+def _serve(directory: Path, linger: float, lock: int) -> None:
     server, listener, api_key = _build(directory)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/api/v1"
     connection = {"url": url, "api_key": api_key, "pid": os.getpid()}
-    for work in (_announce, _leave_when_unused):
-        threading.Thread(target=work, args=(server, directory, connection, linger), daemon=True).start()
-    try:
-        server.run(sockets=[listener])
-    finally:
-        (directory / SERVER).unlink(missing_ok=True)
+    threading.Thread(target=_announce, args=(server, directory, connection), daemon=True).start()
+    threading.Thread(target=_leave_when_unused, args=(server, directory, linger, lock), daemon=True).start()
+    server.run(sockets=[listener])
 
 
 def _build(directory: Path) -> tuple[Any, socket.socket, str]:
@@ -97,7 +94,6 @@ def _tree(directory: Path) -> Any:
     return from_uri(
         directory / "catalog.db",
         writable_storage=[directory / "data", storage.uri],
-        readable_storage=["/"],  # The files of raw runs lie anywhere; what its user may read, the server may.
         cache_config=StreamingCacheConfig(uri="memory").model_dump(),
     )
 
@@ -133,7 +129,7 @@ async def _fill(path: Path) -> None:
     await engine.dispose()
 
 
-def _announce(server: Any, directory: Path, connection: dict[str, Any], _linger: float) -> None:
+def _announce(server: Any, directory: Path, connection: dict[str, Any]) -> None:
     """Tell where the server is, as soon as it answers and the containers are there."""
     while not (server.started and answers(connection["url"])):
         time.sleep(0.02)
@@ -166,25 +162,29 @@ def _make_container(connection: dict[str, Any], name: str) -> None:
                 raise
 
 
-def _leave_when_unused(server: Any, directory: Path, _connection: dict[str, Any], linger: float) -> None:
-    """End the server when nobody has held `users.lock` for `linger` seconds.
+def _leave_when_unused(server: Any, directory: Path, linger: float, server_lock: int) -> None:
+    """End the server when nobody has held `users.lock` for `linger` seconds, or its directory was removed.
 
     An opener takes its share of the lock before it looks for a server. So while the lock is held here, whoever
     opens waits; when it gets the lock, this process is gone, and it starts another.
     """
     path = directory / USERS_LOCK
     since = time.time()
-    while True:
+    while is_same_file(server_lock, directory / SERVER_LOCK):  # else what is there belongs to another server
         time.sleep(min(1.0, linger / 4 + 0.01))
-        lock = try_lock(path, fcntl.LOCK_EX)
-        if lock is None or path.stat().st_mtime > since:  # an opener touches it, even one that has left again
+        try:
+            lock = try_lock(path, fcntl.LOCK_EX)
+            touched = path.stat().st_mtime  # by openers, even ones that have left again
+        except FileNotFoundError:
+            continue
+        if lock is None or touched > since:
             since = time.time()
         if lock is not None and time.time() - since >= linger:
             (directory / SERVER).unlink(missing_ok=True)
-            server.should_exit = True
-            return  # and keep the lock until the process is gone
+            break  # and keep the lock until the process is gone
         if lock is not None:
             os.close(lock)
+    server.should_exit = True
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class Config:
     def source(self) -> Any:
         """Make the source."""
         if self._source is None:
-            raise ConfigError(f"{self.path}: wanted a source; there is none. A source is one of {sorted(SOURCES.ours)}.")
+            raise ConfigError(f"{self.path}: wanted a source, one of {sorted(SOURCES.ours)}; there is none.")
         return self._source()
 
     @property

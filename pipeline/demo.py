@@ -74,13 +74,15 @@ def _scan(*subscribers: Any) -> None:
     from bluesky.plans import scan
     from ophyd.sim import SynAxis, SynGauss
 
-    motor = SynAxis(name="motor", delay=0.01)
+    motor: Any = SynAxis(name="motor")
+    motor.delay = 0.01
     RE = RunEngine({}, call_returns_result=False)
     for subscriber in subscribers:
         RE.subscribe(subscriber)
     for center in CENTERS:
         det = SynGauss("det", motor, "motor", center=center, Imax=1000, sigma=0.6, noise="uniform", noise_multiplier=8)
-        RE(scan([det], motor, -5, 5, POINTS), sample="demo", true_center=center)
+        plan: Any = scan  # ophyd's devices are not typed as bluesky has it
+        RE(plan([det], motor, -5, 5, POINTS), sample="demo", true_center=center)
 
 
 class _Told:

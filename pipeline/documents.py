@@ -4,6 +4,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Callable, Iterable
+from datetime import date, time
 from enum import Enum
 from functools import partial
 from pathlib import PurePath
@@ -18,6 +19,7 @@ Document = dict[str, Any]
 Sink = Callable[[str, Document], Any]
 
 RESERVED = frozenset({"time", "seq_num"})
+MAX_KEY = 56  # PostgreSQL takes 63 bytes; some are needed to tell keys apart
 _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_- ")
 _FAST = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 _THOROUGH = _FAST | orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_SUBCLASS
@@ -78,8 +80,10 @@ def _plainly(value: Any, place: str) -> Any:
         return float(value) if numpy.isfinite(value) else None
     if value is None or isinstance(value, str | int):
         return value
-    if isinstance(value, PurePath) or hasattr(value, "isoformat"):
-        return value.isoformat() if hasattr(value, "isoformat") else str(value)
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, date | time):
+        return value.isoformat()
     raise PipelineTypeError(
         f"{place} is of type {type(value).__name__}, which JSON cannot hold; "
         "wanted a number, text, boolean, datetime, array, list or dict."
@@ -174,12 +178,13 @@ def _namespace(uid: str) -> uuid.UUID:
 
 
 def safe_key(name: str) -> str:
-    """Return this name with only letters, digits, `_`, `-` and space, and never `time` nor `seq_num`.
+    """Return this name as SQL takes it: letters, digits, `_`, `-`, space; a letter first; neither `time` nor `seq_num`.
 
     >>> safe_key("USAXS.a2rp"), safe_key("time"), safe_key("2-theta")
-    ('USAXS_a2rp', 'time_', '2-theta')
+    ('USAXS_a2rp', 'time_', 'k_2-theta')
     """
-    key = "".join(letter if letter in _ALLOWED else "_" for letter in name) or "_"
+    key = "".join(letter if letter in _ALLOWED else "_" for letter in name)[:MAX_KEY]
+    key = key if key[:1].isalpha() else f"k_{key}"
     return f"{key}_" if key.lower() in RESERVED else key
 
 

@@ -96,13 +96,15 @@ class Output:
         known = self._describe_results(reductions) | {key: self._describe_carried(key) for key in self._carried}
         data_keys = {self._keys[name]: self._data_key(name, row[name], known.get(name, {})) for name in row}
         axes = _axes([reductions[i] for i in self._chosen])
-        extra = {"configuration": configuration(self._node, axes, time)} if axes else {}
+        settings = configuration(self._node, axes, time) if axes else None
         if self.name in self._builder.streams:
-            self._builder.redescribe(self.name, data_keys, time=time, **extra)
+            self._builder.redescribe(self.name, data_keys, configuration=settings, time=time)
             return
         self._write_axes(axes, time)
         hints = {self._node: {"fields": [key for key in data_keys if key not in COUNTERS]}}
-        self._builder.add_stream(self.name, data_keys, object_name=self._node, hints=hints, time=time, **extra)
+        self._builder.add_stream(
+            self.name, data_keys, configuration=settings, object_name=self._node, hints=hints, time=time
+        )
 
     def _describe_results(self, reductions: Sequence[Reduction]) -> dict[str, Document]:
         known: dict[str, Document] = {}

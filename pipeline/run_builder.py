@@ -5,14 +5,15 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import repeat
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import event_model
 import numpy  # noqa: F401 - of the examples
+from event_model.documents import EventPage
 
 from pipeline.documents import Document, Sink, Uids, caster, describe
 from pipeline.errors import PipelineError, PipelineKeyError, PipelineRuntimeError, PipelineValueError
-from pipeline.schema import validate, validate_once
+from pipeline.schema import validate_once
 
 Columns = Mapping[str, Sequence[Any]]
 
@@ -207,7 +208,7 @@ class RunBuilder:
             "reason": reason,
             "num_events": {name: stream.n_events for name, stream in self._streams.items()},
         }
-        validate("stop", stop)
+        validate_once("stop", stop)
         self._closed = True
         self._emit("stop", stop)
 
@@ -241,7 +242,7 @@ class _Stream:
         self.data_keys = {key: {"object_name": object_name, **data_key} for key, data_key in data_keys.items()}
         self.object_name, self.configuration, self.hints = object_name, configuration, hints
         self.n_events = self.n_descriptors = 0
-        self._casts = {key: _named(name, key, caster(data_key)) for key, data_key in self.data_keys.items()}
+        self._casts = {key: caster(data_key) for key, data_key in self.data_keys.items()}
         self._validate = {"event", "event_page"}  # the first of each is validated in full
 
     def renewed(self, data_keys: Mapping[str, Document], configuration: Mapping[str, Document]) -> "_Stream":
@@ -280,6 +281,8 @@ class _Stream:
             row = {key: cast(data[key]) for key, cast in self._casts.items()}
         except KeyError:
             raise self._other_fields(data) from None
+        except PipelineError:
+            row = {key: _named(self.name, key, cast)(data[key]) for key, cast in self._casts.items()}  # tells which
         if len(row) != len(data):
             raise self._other_fields(data)
         seq_num = self.n_events + 1
@@ -325,7 +328,8 @@ class _Stream:
         lengths = {key: len(column) for key, column in data.items()}
         if len(set(lengths.values())) > 1:
             raise PipelineValueError(f"Stream {self.name!r}: wanted columns of one length, there are {lengths}.")
-        return {key: [cast(value) for value in data[key]] for key, cast in self._casts.items()}
+        casts = {key: _named(self.name, key, cast) for key, cast in self._casts.items()}
+        return {key: [cast(value) for value in data[key]] for key, cast in casts.items()}
 
     def _check_first(self, name: str, doc: Document) -> None:
         if doc["timestamps"].keys() != doc["data"].keys():
@@ -333,7 +337,7 @@ class _Stream:
                 f"Stream {self.name!r}: wanted timestamps of {sorted(doc['data'])}, "
                 f"there are those of {sorted(doc['timestamps'])}."
             )
-        validate(name, doc)
+        validate_once(name, doc)
         self._validate.discard(name)
 
     def _other_fields(self, data: Mapping[str, Any]) -> PipelineError:
@@ -397,4 +401,4 @@ def iter_events(page: Document) -> Iterator[Document]:
     ...     "seq_num": [1, 2], "uid": ["a", "b"], "descriptor": "d", "filled": {}})]
     [{'x': 1}, {'x': 2}]
     """
-    return event_model.unpack_event_page(page)
+    return cast(Iterator[Document], event_model.unpack_event_page(cast(EventPage, page)))

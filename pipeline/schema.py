@@ -27,57 +27,53 @@ def validate(name: str, doc: Document) -> None:
         schema_validators[DocumentNames[name]].validate(doc)
     except ValidationError as error:
         place = "".join(f"[{part!r}]" for part in error.absolute_path)
-        raise PipelineValueError(
-            f"{name}{place} is not valid by event-model's schema: {error.message[:300]}"
-        ) from None
+        raise PipelineValueError(f"{name}{place} is not valid by event-model's schema: {error.message[:300]}") from None
     except KeyError:
         raise PipelineValueError(f"there is no kind of document called {name!r}") from None
 
 
-_known: set[str] = set()  # parts of documents, as text, that were found valid
 KNOWN = 10_000
+FREE = frozenset({"uid", "run_start", "descriptor", "reason", "original_run_uid", "parent_uids"})  # any text will do
+_known: set[str] = set()  # what documents that were found valid look like
 
 
 def validate_once(name: str, doc: Document) -> None:
-    """Hold a start document or a descriptor to the schema, leaving out the parts that were found valid before.
+    """Hold a document to the schema, unless one that differs from it in numbers and uids alone was found valid.
 
-    The runs of one analysis differ in little, and the fields of one stream too: to validate each data key of each
-    descriptor in full costs milliseconds, at the first point of every scan.
+    The runs of one analysis differ in little more, and jsonschema takes milliseconds for a descriptor: at the first
+    point of every scan. The schema knows types, texts and names, but no numbers.
 
-    >>> validate_once("start", {"uid": "a", "time": 0.0, "analysis": {"node": "mean", "parents": []}})
+    >>> validate_once("start", {"uid": "a", "time": 0.0})
+    >>> validate_once("start", {"uid": "b", "time": None})
+    Traceback (most recent call last):
+    pipeline.errors.PipelineValueError: start['time'] is not valid by event-model's schema: None is not of type 'number'
     """
-    part = {"start": _start_parts, "descriptor": _descriptor_parts}[name]
-    reduced, texts = part(doc)
-    validate(name, reduced)
-    if len(_known) > KNOWN:
+    look = f"{name} {json.dumps(_look(doc), sort_keys=True)}"
+    if look in _known:
+        return
+    validate(name, _with_distinct_keys(doc) if name == "descriptor" else doc)
+    if len(_known) >= KNOWN:
         _known.clear()
-    _known.update(texts)
+    _known.add(look)
 
 
-def _start_parts(doc: Document) -> tuple[Document, list[str]]:
-    analysis = doc.get("analysis")
-    if not isinstance(analysis, dict):
-        return doc, []
-    text = _text({key: value for key, value in analysis.items() if key != "parents"})
-    if text not in _known:
-        return doc, [text]
-    return {**doc, "analysis": {"parents": analysis.get("parents", [])}}, []
+def _look(value: Any, key: Any = "") -> Any:
+    if isinstance(value, dict):
+        return {str(k): _look(v, k) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_look(v, key) for v in value]
+    return f"={value}" if isinstance(value, str) and key not in FREE else type(value).__name__
 
 
-def _descriptor_parts(doc: Document) -> tuple[Document, list[str]]:
-    """Keep one data key of each content; a schema that holds for it holds for all, but for their names."""
-    new: dict[str, str] = {}
+def _with_distinct_keys(doc: Document) -> Document:
+    """Return a descriptor with one data key of each kind: what holds for it holds for those that look the same."""
+    plain, named = {}, {}
     for key, data_key in doc["data_keys"].items():
-        text = _text(data_key)
         if "." in key or "/" in key:
-            new[f"{key}: {text}"] = key
-        elif text not in _known:
-            new.setdefault(text, key)
-    return {**doc, "data_keys": {key: doc["data_keys"][key] for key in new.values()}}, list(new)
-
-
-def _text(part: Any) -> str:
-    return json.dumps(part, sort_keys=True, default=repr)
+            named[key] = data_key
+        else:
+            plain.setdefault(json.dumps(_look(data_key), sort_keys=True), (key, data_key))
+    return {**doc, "data_keys": named | dict(plain.values())}
 
 
 def faults(documents: Iterable[tuple[str, Document]], found: list[str]) -> Iterator[tuple[str, Document]]:

@@ -23,10 +23,11 @@ def serve(pipeline: Pipeline, source: Any) -> None:
         an iterable of `(name, doc)`.
 
     >>> from pipeline.testing import make_run
-    >>> names = []
-    >>> from pipeline import Node, Reduction
+    >>> from pipeline import Node
     >>> from pipeline.reductions import Mean
-    >>> serve(Pipeline([Node("mean", Mean("x"), every=0)], [lambda name, doc: names.append(name)]), make_run({"x": [1]}))
+    >>> names = []
+    >>> pipeline = Pipeline([Node("mean", Mean("x"), every=0)], [lambda name, doc: names.append(name)])
+    >>> serve(pipeline, make_run({"x": [1]}))
     >>> names
     ['start', 'descriptor', 'event', 'stop']
     """

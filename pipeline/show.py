@@ -71,7 +71,9 @@ class _Shown:
         kind = "analysis run" if analysis else "raw run"
         lines = [("of raw run", self.start.get("original_run_uid")), ("plan", self._plan())]
         if analysis:
-            recipe = ", ".join(f"{r['name']}{tuple(r['arguments'].values())!r}" for r in analysis["recipe"]["reductions"])
+            recipe = ", ".join(
+                f"{r['name']}{tuple(r['arguments'].values())!r}" for r in analysis["recipe"]["reductions"]
+            )
             lines += [("node", analysis["node"]), ("reductions", recipe), ("counts", self._counts())]
         lines += [("ended", self._end())]
         told = [f"  {name:<10} {value}" for name, value in lines if value]
@@ -89,6 +91,11 @@ class _Shown:
     def _end(self) -> str:
         reason = self.stop.get("reason")
         return self.stop.get("exit_status", "not yet") + (f": {reason}" if reason else "")
+
+
+def _recipe(analysis: Document) -> str:
+    reductions = analysis["recipe"]["reductions"]
+    return ", ".join(f"{each['name']}({', '.join(map(repr, each['arguments'].values()))})" for each in reductions)
 
 
 def number(value: Any) -> str:

@@ -176,7 +176,8 @@ def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(map(_equal, a, b))
     if isinstance(a, numpy.ndarray) or isinstance(b, numpy.ndarray):
-        return numpy.array_equal(a, b, equal_nan=numpy.asarray(a).dtype.kind == "f")
+        a, b = numpy.asarray(a), numpy.asarray(b)
+        return numpy.array_equal(a, b, equal_nan=a.dtype.kind == "f")
     if isinstance(a, float) and isinstance(b, float) and math.isnan(a):
         return math.isnan(b)
     return bool(a == b)

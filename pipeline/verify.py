@@ -112,13 +112,10 @@ def _differ(wanted: Documents, have: Documents | str) -> str:
     """Return the first difference, or nothing."""
     if isinstance(have, str):
         return have
-    for number, (want, there) in enumerate(zip_longest(wanted, have), 1):
-        if there is None:
-            return f"document {number}: wanted a {want[0]}, there is none"
-        if want is None:
-            return f"document {number}: wanted no more, there is a {there[0]}"
+    nothing: tuple[str, Document] = ("nothing", {})
+    for number, (want, there) in enumerate(zip_longest(wanted, have, fillvalue=nothing), 1):
         if want[0] != there[0]:
-            return f"document {number}: wanted a {want[0]}, there is a {there[0]}"
+            return f"document {number}: wanted {want[0]}, there is {there[0]}"
         place = _first_difference(_comparable(*want), _comparable(*there), want[0])
         if place:
             return f"document {number}: {place}"
@@ -136,7 +133,9 @@ def _first_difference(want: Any, have: Any, place: str) -> str:
     if isinstance(want, dict) and isinstance(have, dict):
         for key in sorted({*want, *have}):
             if key not in have or key not in want:
-                return f"{place}[{key!r}]: " + ("wanted it, there is none" if key in want else "wanted none, there is it")
+                return f"{place}[{key!r}]: " + (
+                    "wanted it, there is none" if key in want else "wanted none, there is it"
+                )
             found = _first_difference(want[key], have[key], f"{place}[{key!r}]")
             if found:
                 return found

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from bluesky import RunEngine
-
 from kept import Kept
 
 

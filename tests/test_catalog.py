@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -10,7 +11,7 @@ import time
 
 import pytest
 
-from pipeline.catalog import default_path, open_catalog, python_module, stop_server
+from pipeline.catalog import connect, default_path, open_catalog, python_module, stop_server
 from pipeline.errors import PipelineOSError
 
 OPEN = """
@@ -125,6 +126,19 @@ def test_two_that_open_at_once_share_one_server_which_leaves_when_both_have(tmp_
     assert names == ["analysis,raw"] * 2
     assert (path / "server.log").read_text().count("Tiled version") <= 1
     assert not (path / "server.json").exists()
+
+
+def test_a_server_whose_directory_is_removed_ends(tmp_path):
+    path = tmp_path / "catalog"
+    connect(path)
+    pid = pid_of(path)
+
+    shutil.rmtree(path)
+    deadline = time.monotonic() + 10
+    while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+    assert not os.path.exists(f"/proc/{pid}")
 
 
 def test_what_cannot_be_a_catalog_is_refused(tmp_path):

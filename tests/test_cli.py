@@ -79,7 +79,7 @@ def test_verify_tells_the_first_difference(folder, capsys):
     [
         (["replay", "nope.yaml", "a.jsonl"], "nope.yaml: cannot be read"),
         (["replay", "mean.yaml", "nope.jsonl"], "wanted a JSONL file, a folder of them, or a glob"),
-        (["run", "mean.yaml"], "wanted a source; there is none"),
+        (["run", "mean.yaml"], "wanted a source, one of"),
     ],
 )
 def test_a_wrong_call_is_2_and_says_why(folder, call, says, capsys):

@@ -34,13 +34,19 @@ def test_every_file_in_configs_loads_and_connects_to_nothing(path, tmp_path, mon
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("nodes: [{name: n, reductions: [{CentreOfMass: det}]}]", r"nodes\[0\].reductions\[0\]: no reduction 'CentreOfMass'"),
+        (
+            "nodes: [{name: n, reductions: [{CentreOfMass: det}]}]",
+            r"nodes\[0\].reductions\[0\]: no reduction 'CentreOfMass'",
+        ),
         ("nodes: [{name: n, reductions: [{Statistic: det}]}]", r"did you mean 'Statistics'\? There are \['Mean', "),
         ("nodes: [{name: n, reductions: [{Mean: {feild: det}}]}]", r"Mean has no 'feild'; did you mean 'field'\?"),
         ("nodes: [{name: n, reductions: [{PeakStatistics: det}]}]", "missing a required argument: 'y'"),
         ("nodes: [{name: n, reductions: [{Mean: 3}]}]", r"Mean: field: wanted str, there is 3"),
         ("nodes: [{name: n, reductions: [{Statistics: {field: x, ddof: '1'}}]}]", "ddof: wanted int, there is '1'"),
-        ("nodes: [{name: n, reductions: [Mean: det, 7]}]", r"reductions\[1\]: wanted a reduction, `Name: arguments`; there is 7"),
+        (
+            "nodes: [{name: n, reductions: [Mean: det, 7]}]",
+            r"reductions\[1\]: wanted a reduction, `Name: arguments`; there is 7",
+        ),
         ("nodes: [{name: n, reductions: []}]", "at least one reduction"),
         ("nodes: []", "nodes: wanted at least one"),
         ("nodes: [{nme: n, reductions: [{Mean: det}]}]", r"nodes\[0\]: no key 'nme'; did you mean 'name'\?"),
@@ -93,7 +99,9 @@ def test_a_reduction_of_ones_own_is_named_by_its_package(tmp_path, monkeypatch):
         "        return {'n': self.n}\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    spec = "nodes: [{name: n, reductions: [{'mybeamline:Rocking': {field: det, width: 1}}]}]\nsinks: [{JSONLSink: out}]\n"
+    spec = (
+        "nodes: [{name: n, reductions: [{'mybeamline:Rocking': {field: det, width: 1}}]}]\nsinks: [{JSONLSink: out}]\n"
+    )
     monkeypatch.chdir(tmp_path)
 
     config = load(written(tmp_path, f"allow: [mybeamline]\n{spec}"))
@@ -114,7 +122,9 @@ def test_500_broken_configurations_end_in_a_word_and_no_traceback(tmp_path):
         text = list(good)
         for _ in range(rng.randint(1, 6)):
             at = rng.randrange(len(text))
-            text[at : at + rng.randint(0, 4)] = rng.choice(["", ":", "- ", "[", "{", "'", "\n", " ", "*a", "&a", "1", "é", "\t"])
+            text[at : at + rng.randint(0, 4)] = rng.choice(
+                ["", ":", "- ", "[", "{", "'", "\n", " ", "*a", "&a", "1", "é", "\t"]
+            )
         try:
             load(written(tmp_path, "".join(text)))
         except ConfigError:

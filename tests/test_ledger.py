@@ -16,8 +16,8 @@ import pytest
 import suitcase.jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from kept import Kept
+
 from pipeline import Node, Pipeline
 from pipeline.documents import dumps, loads
 from pipeline.errors import PipelineError, PipelineTypeError

@@ -10,8 +10,8 @@ import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from kept import Kept
+
 from pipeline import Node, Pipeline, Reduction, matches
 from pipeline.documents import Uids
 from pipeline.errors import PipelineError
@@ -175,7 +175,11 @@ class Echo(Reduction):
 
 # the same however it comes --------------------------------------------------------------------------------------------
 
-NODES = [Node("last", Statistics("det"), every=0), Node("third", Statistics("det"), every=3), Node("double", Doubled("det"))]
+NODES = [
+    Node("last", Statistics("det"), every=0),
+    Node("third", Statistics("det"), every=3),
+    Node("double", Doubled("det")),
+]
 values = st.lists(st.one_of(st.floats(-1e6, 1e6), st.just(float("nan"))), min_size=1, max_size=40)
 
 
@@ -250,7 +254,10 @@ def test_a_node_takes_the_runs_that_it_is_asked_to():
 
 def test_a_pipeline_is_a_sink_and_takes_no_analysis_run_for_a_raw_one_unless_asked_to(kept):
     again = Pipeline(
-        [Node("no", Mean("det_mean"), stream="running"), Node("yes", Mean("det_mean"), stream="running", when=lambda s: "analysis" in s)],
+        [
+            Node("no", Mean("det_mean"), stream="running"),
+            Node("yes", Mean("det_mean"), stream="running", when=lambda s: "analysis" in s),
+        ],
         [kept],
     )
 
@@ -364,7 +371,10 @@ def test_another_shape_starts_afresh_with_another_descriptor():
     kept = analyse(documents)
 
     kept.check_valid()
-    assert [doc["data_keys"]["det_mean"]["shape"] for doc in kept.named("descriptor") if doc["name"] == "running"] == [[2], [3]]
+    assert [doc["data_keys"]["det_mean"]["shape"] for doc in kept.named("descriptor") if doc["name"] == "running"] == [
+        [2],
+        [3],
+    ]
     assert kept.final()["det_mean"].tolist() == [1.0, 2.0, 3.0]
 
 
@@ -400,9 +410,7 @@ def test_a_document_of_no_known_kind_is_counted():
     assert pipeline.counts["unknown_bulk_events"] == 1
 
 
-histories = st.lists(
-    st.tuples(st.integers(0, 1), st.integers(0, 6), st.integers(0, 2)), min_size=1, max_size=40
-)
+histories = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 6), st.integers(0, 2)), min_size=1, max_size=40)
 
 
 @given(histories)
@@ -467,7 +475,11 @@ def raises(start):
 
 @pytest.mark.parametrize("where", ["start", "descriptor", "describe", "event", "result", "final"])
 def test_a_fault_ends_its_own_analysis_and_nothing_else(where, caplog):
-    bad = Node("bad", Mean("det"), when=raises) if where == "start" else Node("bad", Faulty(where), every=where != "final")
+    bad = (
+        Node("bad", Mean("det"), when=raises)
+        if where == "start"
+        else Node("bad", Faulty(where), every=where != "final")
+    )
 
     kept = analyse(make_run({"det": DET}), Node("before", Mean("det")), bad, Node("after", Mean("det")))
 

@@ -5,8 +5,8 @@ import math
 from collections import defaultdict
 
 import pytest
-
 from kept import Kept
+
 from pipeline import Node, Pipeline
 from pipeline.cli import main
 from pipeline.documents import NaNs
@@ -35,7 +35,9 @@ def numeric_fields(file, stream):
     for name, doc in read_jsonl(file):
         if name == "descriptor" and doc.get("name") == stream:
             keys = doc["data_keys"].items()
-            return [k for k, v in keys if v["dtype"] in ("number", "integer") and not v.get("shape") and "external" not in v]
+            return [
+                k for k, v in keys if v["dtype"] in ("number", "integer") and not v.get("shape") and "external" not in v
+            ]
     return []
 
 
@@ -71,13 +73,25 @@ def test_statistics_of_every_field_of_every_stream_agree_with_the_reference(data
                 reference = wanted["fields"][field]
                 n_fields += 1
                 assert final[keys[f"{field}_n"]] == reference["n_finite"], (file.name, field)
-                for what, of in (("mean", "mean"), ("sum", "sum"), ("min", "min"), ("max", "max"), ("std", "std_ddof1")):
+                for what, of in (
+                    ("mean", "mean"),
+                    ("sum", "sum"),
+                    ("min", "min"),
+                    ("max", "max"),
+                    ("std", "std_ddof1"),
+                ):
                     if of not in reference:
                         continue
                     have, want = final[keys[f"{field}_{what}"]], reference[of]
                     tolerance = 1e-12 if what in ("min", "max") else 1e-9
                     scale = abs(reference.get("max") or 0) * 1e-12
-                    assert near(have, want, tolerance) or abs(have - want) <= scale, (file.name, field, what, have, want)
+                    assert near(have, want, tolerance) or abs(have - want) <= scale, (
+                        file.name,
+                        field,
+                        what,
+                        have,
+                        want,
+                    )
     assert n_runs >= 100
     assert n_fields >= 2500
 
@@ -190,7 +204,13 @@ def test_interleaved_runs_equal_the_runs_alone(data_folder):
     [
         ("docs_spec_scans/CdOsO_S3_ascan_aborted.jsonl", Node("n", Statistics("Ana5")), "abort", "", 50),
         ("docs_apstools_2019/49dce8d9_scan132_count.jsonl", Node("n", Statistics("x")), "fail", "reads 'x', but", 0),
-        ("docs_aps_usaxs_2019/19965989_scan110_Flyscan.jsonl", Node("n", Statistics("I0")), "fail", "but the run has ['", 0),
+        (
+            "docs_aps_usaxs_2019/19965989_scan110_Flyscan.jsonl",
+            Node("n", Statistics("I0")),
+            "fail",
+            "but the run has ['",
+            0,
+        ),
         (
             "docs_peer_examples/bluesky-tiled-plugins_external_assets_single_key.jsonl",
             Node("n", Statistics("det-key2")),
@@ -198,7 +218,13 @@ def test_interleaved_runs_equal_the_runs_alone(data_folder):
             "",
             0,
         ),
-        ("docs_peer_examples/bluesky-tiled-plugins_internal_events.jsonl", Node("n", Statistics("det")), "success", "", 3),
+        (
+            "docs_peer_examples/bluesky-tiled-plugins_internal_events.jsonl",
+            Node("n", Statistics("det")),
+            "success",
+            "",
+            3,
+        ),
     ],
 )
 def test_each_kind_of_run_ends_in_its_own_way(data_folder, file, node, status, reason, events):
@@ -266,7 +292,10 @@ def test_a_run_that_is_not_valid_is_reported_by_name(data_folder, tmp_path, caps
 
     assert main(["replay", "c.yaml", "invalid.jsonl"]) == 1
 
-    assert "invalid.jsonl: descriptor['data_keys']['y']['shape'] is not valid by event-model's schema" in capsys.readouterr().err
+    assert (
+        "invalid.jsonl: descriptor['data_keys']['y']['shape'] is not valid by event-model's schema"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_damaged_file_is_reported_by_name_and_the_others_are_analysed(data_folder, tmp_path, capsys, monkeypatch):

@@ -83,10 +83,14 @@ def test_statistics_of_integer_arrays_are_exact(dtype):
     def oracle(events):
         stack = numpy.array([e["x"] for e in events], dtype=object).astype(object)
         n = len(stack)
-        variance = [
-            [float(Fraction(n * sum(int(v) ** 2 for v in c) - sum(map(int, c)) ** 2, n * (n - 1))) for c in row]
-            for row in stack.transpose(1, 2, 0)
-        ] if n > 1 else numpy.full(shape[1:], NAN)
+        variance = (
+            [
+                [float(Fraction(n * sum(int(v) ** 2 for v in c) - sum(map(int, c)) ** 2, n * (n - 1))) for c in row]
+                for row in stack.transpose(1, 2, 0)
+            ]
+            if n > 1
+            else numpy.full(shape[1:], NAN)
+        )
         numbers = stack.astype(float)
         return {
             "x_std": numpy.sqrt(variance),
@@ -156,7 +160,9 @@ def test_skipna_false_makes_every_result_that_a_nan_concerns_nan():
 def test_mean_is_that_of_statistics():
     values = [{"x": v} for v in (0.1, 0.2, 0.3, NAN)]
 
-    check_reduction(Mean("x"), values, lambda es: {k: v for k, v in exact_statistics(es).items() if k == "x_mean"}, rtol=0)
+    check_reduction(
+        Mean("x"), values, lambda es: {k: v for k, v in exact_statistics(es).items() if k == "x_mean"}, rtol=0
+    )
 
 
 # peaks -------------------------------------------------------------------------------------------------------------
@@ -190,7 +196,9 @@ def test_peak_statistics_keep_the_laws(pairs, split):
 def test_a_gaussian_is_found_whatever_the_grid_and_the_background(base, grid):
     rng = numpy.random.default_rng(3)
     x = numpy.linspace(-6, 6.6, 127)
-    x = {"even": x, "uneven": numpy.sort(rng.uniform(-6, 6.6, 400)), "shuffled": rng.permutation(x), "twice": [*x, *x]}[grid]
+    x = {"even": x, "uneven": numpy.sort(rng.uniform(-6, 6.6, 400)), "shuffled": rng.permutation(x), "twice": [*x, *x]}[
+        grid
+    ]
     x = numpy.asarray(x)
 
     result = result_of(PeakStatistics("x", "y"), points(x, gaussian(x, base=base)))
@@ -210,7 +218,10 @@ def test_the_width_is_that_of_scipy():
 
     width, _, left, right = peak_widths(y, [int(y.argmax())], rel_height=0.5)
     assert result["y_fwhm"] == pytest.approx(width[0], rel=1e-4)  # scipy measures from the prominence
-    assert (result["y_left"], result["y_right"]) == (pytest.approx(left[0], rel=1e-4), pytest.approx(right[0], rel=1e-4))
+    assert (result["y_left"], result["y_right"]) == (
+        pytest.approx(left[0], rel=1e-4),
+        pytest.approx(right[0], rel=1e-4),
+    )
 
 
 def test_a_dip_is_a_peak_downward():

@@ -109,7 +109,9 @@ def test_an_array_of_another_shape_is_refused(kept):
     builder = RunBuilder(emit=kept)
     builder.add_stream("primary", data={"image": numpy.zeros((1, 2, 3))})
 
-    with pytest.raises(PipelineError, match=r"field 'image': wanted <f8 of shape \[2, 3\], there is <f8 of shape \[3, 2\]"):
+    with pytest.raises(
+        PipelineError, match=r"field 'image': wanted <f8 of shape \[2, 3\], there is <f8 of shape \[3, 2\]"
+    ):
         builder.add_event("primary", {"image": numpy.zeros((3, 2))})
 
 

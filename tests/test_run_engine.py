@@ -8,9 +8,9 @@ import pytest
 from bluesky.callbacks.core import CallbackBase
 from bluesky.plans import count, scan
 from bluesky.utils import RunEngineInterrupted
+from kept import Kept
 from ophyd.sim import hw
 
-from kept import Kept
 from pipeline import Node, Pipeline, Reduction
 from pipeline.reductions import Mean, PeakStatistics
 from pipeline.sinks.jsonl import JSONLSink

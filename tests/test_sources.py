@@ -9,8 +9,8 @@ import databroker
 import numpy
 import pytest
 from bluesky.callbacks.zmq import Proxy, Publisher
-
 from kept import Kept
+
 from pipeline import Node, Pipeline
 from pipeline.errors import PipelineError
 from pipeline.reductions import Mean
@@ -48,7 +48,9 @@ def test_nan_in_arrays_is_read_back(tmp_path):
     assert numpy.array_equal(curve, [1.0, numpy.nan], equal_nan=True)
 
 
-@pytest.mark.parametrize("bad", ["{", '"start"', '["start"]', '["start", 1]', "[1, {}]", '["descriptor", {}]', "", "\x00", "[" * 5000])
+@pytest.mark.parametrize(
+    "bad", ["{", '"start"', '["start"]', '["start", 1]', "[1, {}]", '["descriptor", {}]', "", "\x00", "[" * 5000]
+)
 def test_a_bad_line_names_file_and_line(tmp_path, bad):
     write(tmp_path / "a.jsonl", [json.dumps(RAW[0]), bad])
 
@@ -116,7 +118,9 @@ def test_what_is_no_run_is_refused():
 def test_documents_over_0mq_are_analysed_and_pickles_refused(kept, caplog):
     proxy = Proxy("127.0.0.1", "127.0.0.1")
     threading.Thread(target=proxy.start, daemon=True).start()
-    source = ZMQSource(f"127.0.0.1:{proxy.out_port.rpartition(':')[2] if isinstance(proxy.out_port, str) else proxy.out_port}")
+    source = ZMQSource(
+        f"127.0.0.1:{proxy.out_port.rpartition(':')[2] if isinstance(proxy.out_port, str) else proxy.out_port}"
+    )
     source.subscribe(Pipeline([Node("mean", Mean("det"))], [kept]))
     thread = threading.Thread(target=source.start)
     thread.start()

@@ -1,6 +1,6 @@
 """Moments of arrays, element by element, over events."""
 
-from typing import Self
+from typing import Any
 
 import numpy
 
@@ -28,7 +28,7 @@ class ElementMoments:
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.n_events = 0
-        self.n = numpy.zeros(shape, numpy.int64)
+        self.n: Array = numpy.zeros(shape, numpy.int64)
         self.least = numpy.full(shape, numpy.nan)
         self.largest = numpy.full(shape, numpy.nan)
         self._mean = numpy.zeros(shape)
@@ -55,7 +55,7 @@ class ElementMoments:
         self.least = numpy.fmin(self.least, value)
         self.largest = numpy.fmax(self.largest, value)
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: Any) -> None:
         """Take in other moments."""
         n = self.n + other.n
         share = other.n / numpy.maximum(n, 1)
@@ -115,7 +115,7 @@ class IntegerMoments(ElementMoments):
         self._low += (squares & numpy.uint64(2**32 - 1)).view(numpy.int64)
         self._widen(value)
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: Any) -> None:
         """Take in other moments."""
         self.n_events += other.n_events
         self.n += other.n
@@ -149,7 +149,7 @@ def _square_sum(high: Array, low: Array, k: Array, total: Array, n: int) -> Arra
 
     That is sum(x**2) - k * (2 * total - n * k), of up to 96 bits: exact, in parts that int64 holds up to 2**29 events.
     """
-    weight = 2 * total - n * k
+    weight: Array = 2 * total - n * k
     k_high, k_low, w_high, w_low = k >> 16, k & 0xFFFF, weight >> 24, weight & 0xFFFFFF
     parts = (k_high * w_high, 40), (k_high * w_low, 16), (k_low * w_high, 24), (k_low * w_low, 0)
     for part, shift in parts:

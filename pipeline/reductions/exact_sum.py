@@ -1,6 +1,6 @@
 """Exact sums of floats and of their squares: the same bits in any order, however they are split."""
 
-from typing import Self
+from typing import Any
 
 import numpy
 
@@ -40,7 +40,7 @@ class ExactSum:
         sums = numpy.add.reduceat(mantissas, starts).tolist()  # 256 * 2**53 < 2**63
         self.total += sum(_shifted(part, shift) for part, shift in zip(sums, shifts, strict=True))
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: Any) -> None:
         """Take in another sum."""
         self.n += other.n
         self.total += other.total
@@ -82,7 +82,7 @@ class ExactMoments(ExactSum):
         for high2, cross, low2, shift in zip(*sums, shifts, strict=True):
             self.squares += _shifted((high2 << 52) + (cross << 27) + low2, 2 * shift)
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: Any) -> None:
         """Take in other moments."""
         super().merge(other)
         self.squares += other.squares
@@ -99,7 +99,7 @@ def _by_exponent(x: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray, list[i
     fractions, exponents = numpy.frexp(x)
     order = numpy.argsort(exponents, kind="stable")
     exponents = exponents[order]
-    starts = numpy.flatnonzero(numpy.diff(exponents, prepend=exponents[0] - 1))
+    starts = numpy.concatenate(([0], numpy.flatnonzero(exponents[1:] != exponents[:-1]) + 1))
     mantissas = (fractions[order] * 2.0**53).astype(numpy.int64)
     return mantissas, starts, (exponents[starts] + (_UNIT - 53)).tolist()
 

@@ -3,7 +3,7 @@
 import math
 from array import array
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy
 
@@ -70,7 +70,7 @@ class PeakStatistics(Reduction):
         else:
             self._n_nan += 1
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: "PeakStatistics") -> None:
         """Take in the points of the other."""
         self._xs.extend(other._xs)
         self._ys.extend(other._ys)
@@ -79,31 +79,30 @@ class PeakStatistics(Reduction):
     def result(self) -> Result | None:
         """Return the statistics so far; `None` before the first point."""
         if not self._xs:
-            return {**dict.fromkeys(self._keys(), NAN), **self._counts(False)} if self._n_nan else None
-        x, y = _curve(numpy.array(self._xs), numpy.array(self._ys))
-        numbers = _extremes(x, y)
-        if len(x) < 3 or numbers[0] == numbers[2]:
-            return self._named((*numbers, *[NAN] * 7), False)
-        line = self._baseline(x, y)
-        height = self.sign * (y - (line[0] * x + line[1]))
+            return self._named([NAN] * len(_UNITS), False) if self._n_nan else None
+        x, y, steps = _curve(numpy.array(self._xs), numpy.array(self._ys))
+        highest, lowest = int(y.argmax()), int(y.argmin())
+        numbers = [y[highest], x[highest], y[lowest], x[lowest]]
+        if len(x) < 3 or y[highest] == y[lowest]:
+            return self._named(numbers + [NAN] * 7, False)
+        slope, intercept = self._baseline(x, y, y[lowest if self.sign > 0 else highest])
+        height = self.sign * (y - (slope * x + intercept if slope else intercept))
         left, right = _flanks(x, height, self.level)
-        shape = (_center_of_mass(x, height), _middle(left, right), right - left, left, right)
-        return self._named((*numbers, *shape, *line), _stands_out(x, height, left, right))
+        shape = [_center_of_mass(x, height, steps), _middle(left, right), right - left, left, right]
+        return self._named([*numbers, *shape, slope, intercept], _stands_out(x, height, left, right))
 
-    def _keys(self) -> list[str]:
-        return [f"{self.y}_{what}" for what in _UNITS]
+    def _named(self, numbers: list[float], success: bool) -> Result:
+        result: Result = {f"{self.y}_{what}": float(value) for what, value in zip(_UNITS, numbers, strict=True)}
+        result[f"{self.y}_n"] = len(self._xs)
+        result[f"{self.y}_n_nan"] = self._n_nan
+        result[f"{self.y}_success"] = success
+        return result
 
-    def _named(self, numbers: tuple[float, ...], success: bool) -> Result:
-        return {**dict(zip(self._keys(), map(float, numbers), strict=True)), **self._counts(success)}
-
-    def _counts(self, success: bool) -> Result:
-        return {f"{self.y}_n": len(self._xs), f"{self.y}_n_nan": self._n_nan, f"{self.y}_success": success}
-
-    def _baseline(self, x: Array, y: Array) -> tuple[float, float]:
+    def _baseline(self, x: Array, y: Array, extreme: float) -> tuple[float, float]:
         """Return slope and intercept."""
         n = self.edge_count
         if not n:
-            return 0.0, float(self.sign * (self.sign * y).min())
+            return 0.0, float(extreme)
         x0, x1, y0, y1 = x[:n].mean(), x[-n:].mean(), y[:n].mean(), y[-n:].mean()
         slope = (y1 - y0) / (x1 - x0) if x1 != x0 else 0.0
         return float(slope), float(y0 - slope * x0)
@@ -139,25 +138,26 @@ def _scalar(value: Any) -> float:
         raise RejectedValue(f"wanted a number, there is {type(value).__name__}.") from None
 
 
-def _curve(x: Array, y: Array) -> tuple[Array, Array]:
-    """Return the points in order of x, the mean of y where an x is there more than once."""
-    if (x[1:] > x[:-1]).all():
-        return x, y
+def _curve(x: Array, y: Array) -> tuple[Array, Array, Array]:
+    """Return the points in order of x, the mean of y where an x is there more than once, and the steps in x."""
+    steps = x[1:] - x[:-1]
+    if not len(steps) or steps.min() > 0:
+        return x, y, steps
     order = numpy.lexsort((y, x))  # y too, so that the sums do not depend on the order of arrival
     x, y = x[order], y[order]
     starts = numpy.flatnonzero(numpy.diff(x, prepend=-numpy.inf))
-    return x[starts], numpy.add.reduceat(y, starts) / numpy.diff(starts, append=len(x))
+    x, y = x[starts], numpy.add.reduceat(y, starts) / numpy.diff(starts, append=len(x))
+    return x, y, x[1:] - x[:-1]
 
 
-def _extremes(x: Array, y: Array) -> tuple[float, float, float, float]:
-    highest, lowest = y.argmax(), y.argmin()
-    return y[highest], x[highest], y[lowest], x[lowest]
+def _center_of_mass(x: Array, height: Array, steps: Array) -> float:
+    moment = height * x
+    area = _sum(steps * (height[1:] + height[:-1]))
+    center = _sum(steps * (moment[1:] + moment[:-1])) / area if area > 0 else NAN
+    return center if x[0] <= center <= x[-1] else NAN
 
 
-def _center_of_mass(x: Array, height: Array) -> float:
-    area = numpy.trapezoid(height, x)
-    center = numpy.trapezoid(height * x, x) / area if area > 0 else NAN
-    return float(center) if x[0] <= center <= x[-1] else NAN
+_sum = numpy.add.reduce
 
 
 def _flanks(x: Array, height: Array, level: float) -> tuple[float, float]:
@@ -185,9 +185,13 @@ def _stands_out(x: Array, height: Array, left: float, right: float) -> bool:
     """Tell a peak from noise: the mean between the flanks against the mean and the scatter beside them."""
     if math.isnan(right - left):
         return False
-    inside = (x >= left) & (x <= right)
-    width = right - left
-    beside = (x < left - width / 2) | (x > right + width / 2)  # where the tails of the peak have ended
-    peak, rest = height[inside], height[beside if beside.sum() >= 3 else ~inside]
-    error = rest.std() * math.sqrt(1 / len(peak) + 1 / len(rest))
-    return bool(peak.mean() - rest.mean() > SIGNIFICANT * error)
+    half = (right - left) / 2
+    outer, first, last, end = x.searchsorted((left - half, left, right, right + half)).tolist()
+    if outer + len(x) - end < 3:  # no room where the tails of the peak have ended: beside the flanks, then
+        outer, end = first, last
+    parts = height[:outer], height[end:]
+    n = len(parts[0]) + len(parts[1])
+    mean = sum(map(_sum, parts)) / n
+    variance = max(0.0, sum(_sum(part * part) for part in parts) / n - mean**2)
+    error = math.sqrt(variance * (1 / (last - first) + 1 / n))
+    return bool(_sum(height[first:last]) / (last - first) - mean > SIGNIFICANT * error)

@@ -2,9 +2,12 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any, Literal, Self
 
 from pipeline.errors import RejectedValue
+
+_UNCHANGING = {str, int, float, bool, type(None)}
 
 Data = Mapping[str, Any]
 Result = dict[str, Any]
@@ -49,6 +52,7 @@ class Reduction:
     mergeable: Literal["exact", "rounding"] | None = None
     fields: Sequence[str] = ()
     arguments: dict[str, Any]
+    _call: tuple[tuple[Any, ...], dict[str, Any]]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
@@ -58,8 +62,16 @@ class Reduction:
         self._call = (args, kwargs)
         return self
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Copy what data have changed; the arguments are shared, and what cannot be changed is."""
+        new = object.__new__(type(self))
+        for key, value in vars(self).items():
+            shared = key in ("arguments", "_call") or type(value) in _UNCHANGING
+            setattr(new, key, value if shared else deepcopy(value, memo))
+        return new
+
     def __getnewargs_ex__(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return self._call  # a copy is made as the original was
+        return self._call  # one that comes out of a pickle is made as the original was
 
     @property
     def name(self) -> str:
@@ -100,7 +112,7 @@ class Reduction:
         """Return what is known so far, by result key; `None` while nothing is. It changes nothing."""
         raise NotImplementedError(f"{self.name} has no result().")
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: Any) -> None:
         """Take in what another reduction of the same arguments has taken in."""
         raise NotImplementedError(f"{self.name} cannot be merged.")
 

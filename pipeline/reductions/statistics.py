@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy
 
@@ -82,7 +82,7 @@ class Statistics(Reduction):
             self._taken.add_column(column)
         return 0
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: "Statistics") -> None:
         """Take in what the other has taken in."""
         if other._taken is None:
             return
@@ -172,12 +172,16 @@ class _Scalars:
         self.moments = moments
         self.n_nan = 0
         self.least = self.largest = NAN
-        self.mean = moments.mean
-        self.total = moments.value
 
     @property
     def n(self) -> int:
         return self.moments.n
+
+    def mean(self) -> float:
+        return self.moments.mean()
+
+    def total(self) -> float:
+        return self.moments.value()
 
     def std(self, ddof: int) -> float:
         assert isinstance(self.moments, ExactMoments)

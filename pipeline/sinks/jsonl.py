@@ -9,6 +9,7 @@ import re
 import socket
 import threading
 import time
+from functools import cache
 from pathlib import Path
 
 from pipeline.documents import Document, Uids, dumps
@@ -25,7 +26,7 @@ class JSONLSink:
     """Write each run to `<directory>/<uid>.jsonl`, one line `[name, doc]` a document, as suitcase-jsonl has it.
 
     A line is in the file, whole, before the call returns, so it survives the end of the process. It survives the loss
-    of power after `fsync`: at start, at stop, and by a thread of its own at most 0.2 s after it was written.
+    of power after `fsync`: at stop, and by a thread of its own at most 0.2 s after it was written.
     NaN and infinities are `null` in the file, which `read_jsonl` reads back as NaN; see `pipeline.documents.dumps`.
 
     A run that is there already is compared, line by line, as it comes again: what is the same is left, what is missing
@@ -86,8 +87,6 @@ class JSONLSink:
             self._wake.set()
         if name == "descriptor":
             self._files[doc["uid"]] = file
-        elif name == "start":
-            file.sync()
         elif name == "stop":
             self._finish(file)
 
@@ -98,7 +97,7 @@ class JSONLSink:
             self._files[start["uid"]] = _LedgerFile(self.directory / self.file_name(start["uid"]), start)
 
     def _file(self, name: str, doc: Document) -> "_LedgerFile":
-        uid = doc["descriptor"] if "descriptor" in doc else doc["uid"] if name == "start" else doc.get("run_start")
+        uid = doc["descriptor"] if "descriptor" in doc else doc["uid"] if name == "start" else doc.get("run_start", "")
         try:
             return self._files[uid]
         except KeyError:
@@ -167,8 +166,7 @@ class _LedgerFile:
         self._offset = 0  # up to here the file is what came
         self._there = open(path, "rb") if self._size else None  # noqa: SIM115 - closed when all is compared
         self._closed = False
-        if not self._size:
-            _sync_directory(path.parent)
+        self._is_new = not self._size
 
     def _lock(self) -> None:
         try:
@@ -225,6 +223,9 @@ class _LedgerFile:
         if self._is_dirty and not self._closed:
             self._is_dirty = False
             os.fsync(self._fd)
+            if self._is_new:
+                self._is_new = False
+                _sync_directory(self.path.parent)
 
     def close(self) -> None:
         """Let the file go."""
@@ -283,6 +284,7 @@ def _sync_directory(directory: Path) -> None:
         os.close(fd)
 
 
+@cache
 def _user() -> str:
     try:
         return getpass.getuser()

@@ -1,0 +1,30 @@
+"""Run the benchmarks that are named, or all: `python -m benchmarks events pages`."""
+
+import logging
+import sys
+from inspect import isgenerator
+
+from benchmarks.catalogs import catalogs
+from benchmarks.events import events, pages
+from benchmarks.imports import imports
+from benchmarks.memory import memory
+from benchmarks.scans import scans
+
+ALL = (imports, events, pages, scans, catalogs, memory)
+
+
+def main(names):
+    logging.basicConfig(level=logging.WARNING)
+    missed = 0
+    for benchmark in ALL:
+        if names and benchmark.__name__ not in names:
+            continue
+        found = benchmark()
+        for what, figure, aim, is_reached in found if isgenerator(found) else [found]:
+            missed += not is_reached
+            print(f"{what:32} {figure:12,.3f}   aim {aim:12,.3f}   {'reached' if is_reached else 'MISSED'}", flush=True)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
