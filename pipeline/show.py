@@ -13,7 +13,7 @@ def show(documents: Iterable[tuple[str, Document]]) -> str:
 
     >>> from pipeline.testing import make_run
     >>> print(show(make_run({"det": [1.0, 2.0]}, uid="a", plan_name="count")))
-    raw run b2b18aff-e9a2-5ba8-8bb4-5ea18ecf78f6
+    raw run d720e32d-4765-5177-b65b-42dd7f6e6445
       plan       count
       ended      success
     <BLANKLINE>

@@ -54,13 +54,14 @@ def test_any_order_with_any_duplicates_gives_each_point_once_in_order(uids, agai
 def test_points_taken_again_replace_the_first_take(rewinds, block):
     """As the RunEngine does it: take some points, go back to a checkpoint, go on from there."""
     points, wanted, all_given = Points(block), [], []
-    n, take = 0, 0
+    n = take = furthest = 0
     for forward, back in [*rewinds, (3, 0)]:
         for _ in range(forward):
             n += 1
             all_given.append(f"{n}{'abc'[take % 3]}{'a' * (take // 3)}")
             wanted = [*wanted[: n - 1], all_given[-1]]
-        n, take = max(0, n - min(back, block)), take + 1
+        furthest = max(furthest, n)
+        n, take = max(0, n - back, furthest - block), take + 1  # a state is at hand for as many events
 
     points.give(*all_given)
 
