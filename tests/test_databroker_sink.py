@@ -123,3 +123,10 @@ def test_a_fault_ends_its_own_run_and_no_other(sink, temporary):
 def test_what_is_no_catalog_is_refused():
     with pytest.raises(PipelineTypeError, match="there is a dict"):
         DatabrokerSink({})
+
+
+def test_a_profile_is_known_by_name_or_refused():
+    with DatabrokerSink("temp") as sink:
+        assert sink.faults == {}
+    with pytest.raises(KeyError, match="wanted the name of a profile, there is 'nope'"):
+        DatabrokerSink("nope")

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pipeline.buffer import Buffered
 from pipeline.documents import Document, dumps, loads
-from pipeline.errors import PipelineRuntimeError, PipelineTypeError
+from pipeline.errors import PipelineKeyError, PipelineRuntimeError, PipelineTypeError
 from pipeline.sinks.tiled import TiledSink
 
 CACHE_SECONDS = 2.5  # a Mongo-backed catalog shows an open run as it was up to two seconds ago
@@ -26,7 +26,7 @@ class DatabrokerSink:
     Parameters
     ----------
     catalog
-        A `databroker.v1.Broker`, or a client that has it as `.v1`.
+        A `databroker.v1.Broker`, a client that has it as `.v1`, or the name of a profile (`"temp"` is one in memory).
     maxsize
         How many documents may wait.
     when_full
@@ -45,7 +45,7 @@ class DatabrokerSink:
         when_full: Literal["drop", "wait"] = "drop",
         name: str = "DatabrokerSink",
     ) -> None:
-        broker: Any = getattr(catalog, "v1", None)
+        broker: Any = getattr(_named(catalog) if isinstance(catalog, str) else catalog, "v1", None)
         if not hasattr(broker, "insert"):
             raise PipelineTypeError(
                 f"DatabrokerSink: wanted a databroker catalog, with .v1.insert; there is a {type(catalog).__name__}."
@@ -88,6 +88,16 @@ class DatabrokerSink:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _named(profile: str) -> Any:
+    from databroker.v1 import Broker
+    from tiled.profiles import ProfileNotFound
+
+    try:
+        return Broker.named(profile)
+    except ProfileNotFound as error:
+        raise PipelineKeyError(f"DatabrokerSink: wanted the name of a profile, there is {profile!r}: {error}") from None
 
 
 class MissingOnly:
