@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pipeline.documents import Document, Sink
 from pipeline.errors import PipelineRuntimeError, PipelineValueError
+from pipeline.run_of import RunOf
 
 logger = logging.getLogger(__name__)
 _open: "weakref.WeakSet[Buffered]" = weakref.WeakSet()
@@ -58,7 +59,7 @@ class Buffered:
         self._sink = sink
         self._drop = when_full == "drop"
         self._queue: queue.Queue[tuple[str, str, Document] | None] = queue.Queue(maxsize)
-        self._runs: dict[str, str] = {}  # descriptor uid -> run uid, of runs that are open
+        self._run_of = RunOf()
         self._spoiled: set[str] = set()  # uids of runs of which something was dropped
         self._closed = False
         self._thread = threading.Thread(target=self._work, name=f"buffer of {self.name}", daemon=True)
@@ -75,19 +76,8 @@ class Buffered:
         elif run in self._spoiled or not self._has_put((run, name, doc)):
             self._drop_from(run)
         if name == "stop":
-            self._forget(run)
-
-    def _run_of(self, name: str, doc: Document) -> str:
-        if name == "start":
-            return doc["uid"]
-        if name == "descriptor":
-            self._runs[doc["uid"]] = doc["run_start"]
-        return doc.get("run_start") or self._runs.get(doc.get("descriptor", ""), "")
-
-    def _forget(self, run: str) -> None:
-        self._spoiled.discard(run)
-        for descriptor in [uid for uid, of in self._runs.items() if of == run]:
-            del self._runs[descriptor]
+            self._spoiled.discard(run)
+            self._run_of.forget(run)
 
     def _has_put(self, item: tuple[str, str, Document]) -> bool:
         try:

@@ -10,6 +10,7 @@ from pipeline.documents import Document, dumps, loads
 from pipeline.errors import PipelineError
 from pipeline.node import Node
 from pipeline.pipeline import Pipeline
+from pipeline.run_of import RunOf
 from pipeline.sinks.jsonl import JSONLSink
 from pipeline.sources.catalog import read_catalog
 from pipeline.sources.jsonl import read_jsonl
@@ -72,13 +73,10 @@ class _Collected:
 
     def __init__(self) -> None:
         self.by_uid: dict[str, Documents] = defaultdict(list)
-        self._runs: dict[str, str] = {}  # descriptor uid -> run uid
+        self._run_of = RunOf()
 
     def __call__(self, name: str, doc: Document) -> None:
-        if name == "descriptor":
-            self._runs[doc["uid"]] = doc["run_start"]
-        uid = doc["uid"] if name == "start" else doc.get("run_start") or self._runs[doc["descriptor"]]
-        self.by_uid[uid].append((name, doc))
+        self.by_uid[self._run_of(name, doc)].append((name, doc))
 
 
 def _from_ledger(directory: str, uid: str) -> Documents | str:

@@ -5,6 +5,7 @@ from collections import defaultdict
 import event_model
 
 from pipeline.documents import dumps
+from pipeline.run_of import RunOf
 
 
 class Kept(list):
@@ -20,12 +21,9 @@ class Kept(list):
         return [doc for each, doc in self if each == name]
 
     def by_run(self):
-        runs, owners = defaultdict(Kept), {}
+        runs, run_of = defaultdict(Kept), RunOf()
         for name, doc in self:
-            if name == "descriptor":
-                owners[doc["uid"]] = doc["run_start"]
-            uid = doc["uid"] if name == "start" else doc.get("run_start") or owners[doc["descriptor"]]
-            runs[uid].append((name, doc))
+            runs[run_of(name, doc)].append((name, doc))
         return dict(runs)
 
     def of_node(self, node):

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections import defaultdict
 
 import pytest
 from kept import Kept
@@ -182,13 +181,8 @@ def test_out_of_order_archives_give_what_the_ordered_ones_give(data_folder):
 
 
 def test_interleaved_runs_equal_the_runs_alone(data_folder):
-    mixed = list(read_jsonl(data_folder / "docs_interleaved"))
-    alone, owners = defaultdict(list), {}
-    for name, doc in mixed:
-        if name == "descriptor":
-            owners[doc["uid"]] = doc["run_start"]
-        uid = doc["uid"] if name == "start" else doc.get("run_start") or owners[doc["descriptor"]]
-        alone[uid].append((name, doc))
+    mixed = Kept(read_jsonl(data_folder / "docs_interleaved"))
+    alone = mixed.by_run()
     nodes = [Node("a", Statistics("PD_USAXS")), Node("b", Statistics("sample_y"))]
 
     together = analyse(mixed, *nodes).by_run()

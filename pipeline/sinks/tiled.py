@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pipeline.documents import Document, dumps
 from pipeline.errors import PipelineRuntimeError, PipelineValueError
+from pipeline.run_of import RunOf
 from pipeline.sinks.outbox import Outbox
 from pipeline.sinks.writer_process import WriterProcess
 
@@ -73,7 +74,7 @@ class TiledSink:
         self._untold: list[str] = []  # faults that no flush has raised
         self._waits = when_full == "wait"
         self._outbox = Outbox(maxsize=maxsize, maxbytes=MAX_BYTES)
-        self._runs: dict[str, str] = {}  # descriptor uid -> run uid, of runs that are open
+        self._run_of = RunOf()
         self._begun: dict[str, int] = {}  # run uid -> number of its first line, while it is not all in the catalog
         self._stopped: deque[tuple[int, str]] = deque()  # number of its last line, run uid
         self._cut: set[str] = set()  # uids of runs of which something is lost
@@ -94,7 +95,7 @@ class TiledSink:
             raise PipelineRuntimeError(f"{self.name} is closed; wanted it open for a {name!r} document.")
         if name in ("event", "event_page") and not self._cut:  # nearly all
             if not self._put(name, doc):
-                self._lose(self._runs.get(doc["descriptor"], ""))
+                self._lose(self._run_of(name, doc))
             return
         run = self._run_of(name, doc)
         if name == "start":
@@ -118,13 +119,6 @@ class TiledSink:
             self._outbox.wait_for_place(0.1)
         return True
 
-    def _run_of(self, name: str, doc: Document) -> str:
-        if name == "start":
-            return doc["uid"]
-        if name == "descriptor":
-            self._runs[doc["uid"]] = doc["run_start"]
-        return doc.get("run_start") or self._runs.get(doc.get("descriptor", ""), "")
-
     def _lose(self, run: str) -> None:
         """Count a document that is lost, and let nothing more of its run follow."""
         self.n_dropped += 1
@@ -140,8 +134,7 @@ class TiledSink:
             self._stopped.append((self._outbox.n_put, run))
         while self._stopped and self._stopped[0][0] <= self._outbox.n_acked:
             self._begun.pop(self._stopped.popleft()[1], None)
-        for descriptor in [uid for uid, of in self._runs.items() if of == run]:
-            del self._runs[descriptor]
+        self._run_of.forget(run)
 
     # faults
 
