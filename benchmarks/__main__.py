@@ -22,7 +22,7 @@ def main(names):
         found = benchmark()
         for what, figure, aim, is_reached in found if isgenerator(found) else [found]:
             missed += not is_reached
-            print(f"{what:32} {figure:12,.3f}   aim {aim:12,.3f}   {'reached' if is_reached else 'MISSED'}", flush=True)
+            print(f"{what:36} {figure:12,.3f}   aim {aim:12,.3f}   {'reached' if is_reached else 'MISSED'}", flush=True)
     return 1 if missed else 0
 
 

@@ -20,6 +20,7 @@ def catalogs():
     with tempfile.TemporaryDirectory() as folder:
         catalog = open_catalog(Path(folder) / "catalog")
         pipeline = Pipeline([Node("mean", Mean("det"))], [sink := TiledSink(Path(folder) / "catalog")])
+        pipeline.replay(make_run({"det": [1.0]}, uid="first"))  # the writer is up after this
         given: list[float] = []  # when each raw event was given
         ages: list[float] = []
         done = threading.Event()

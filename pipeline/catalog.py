@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.catalog_client import Catalog
 
 CONTAINERS = ("raw", "analysis")
+NICE = 10  # of the processes that serve a catalog and write to it: a scan on the same machine goes first
 SERVER = "server.json"  # where the server is: url, api_key, pid; for its user's eyes only
 SERVER_LOCK = "server.lock"  # held by the server while it lives
 START_LOCK = "start.lock"  # held by whoever starts a server

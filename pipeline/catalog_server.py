@@ -18,7 +18,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from pipeline.catalog import CONTAINERS, SERVER, SERVER_LOCK, USERS_LOCK, answers, is_same_file, try_lock
+from pipeline.catalog import CONTAINERS, NICE, SERVER, SERVER_LOCK, USERS_LOCK, answers, is_same_file, try_lock
 
 SPECS = [{"name": "CatalogOfBlueskyRuns", "version": "3.0"}]
 
@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     if os.fork():  # The lock lives on in the child: whoever sees it free knows that the server is no more.
         os._exit(0)
     os.chdir(directory)
+    os.nice(NICE)
     try:
         _serve(directory, options.linger, lock)
     except Exception:  # noqa: BLE001 - the last door of a process that nobody waits for

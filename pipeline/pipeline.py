@@ -19,6 +19,18 @@ from pipeline.work import Work, debugs_callbacks
 logger = logging.getLogger(__name__)
 
 REMEMBERED = 1000  # uids of runs that are over or unknown, so that each is logged once
+ROUTED = (
+    "start",
+    "descriptor",
+    "event",
+    "event_page",
+    "resource",
+    "datum",
+    "datum_page",
+    "stream_resource",
+    "stream_datum",
+    "stop",
+)
 PACE = 10_000  # documents of a replay between two waits for the sinks
 
 
@@ -68,6 +80,7 @@ class Pipeline:
         self._owners: dict[str, _RawRun] = {}  # uid of a descriptor or a resource -> the run it is of
         self._known: OrderedDict[str, str] = OrderedDict()  # uids of what is over or unknown -> which of the two
         self._lock = threading.RLock()  # documents may come from more than one RunEngine
+        self._routes = {name: getattr(self, f"_on_{name}") for name in ROUTED}
         for sink in sinks:
             self.subscribe(sink)
 
@@ -106,7 +119,7 @@ class Pipeline:
         """Take in a document of a raw run; one that cannot be routed is logged and counted."""
         with self._lock:
             try:
-                getattr(self, f"_on_{name}", self._other)(name, doc)
+                self._routes.get(name, self._other)(name, doc)
             except Exception as error:
                 if debugs_callbacks():
                     raise
@@ -305,7 +318,10 @@ class _RawRun:
         """Give events to every work, not by way of the router, which packs each into a page and copies each page."""
         self.last = time.monotonic()
         for work in self.works:
-            work(name, doc)
+            if name == "event":
+                work.event(doc)
+            else:
+                work(name, doc)
 
 
 class _Outlet:

@@ -123,8 +123,8 @@ class JSONLSink:
             except OSError as error:
                 logger.error("%s: fsync failed: %s", self.directory, error)
 
-    def flush(self) -> None:
-        """Return when all that was written would survive the loss of power."""
+    def flush(self, timeout: float | None = None) -> None:
+        """Return when all that was written would survive the loss of power; the disk knows of no `timeout`."""
         with self._lock:
             for file in set(self._files.values()):
                 file.sync()

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.catalog import connect
+from pipeline.catalog import NICE, connect
 from pipeline.documents import Document, loads
 from pipeline.sinks.catalog_writer import CatalogWriter
 
@@ -26,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     """Write what comes on standard input until it ends."""
     options = _parser().parse_args(argv)
     os.environ["TILED_RETRY_ATTEMPTS"] = "1"  # It is tried again here, where it is known what has been written.
+    os.nice(NICE)
     lines, tell = _own_pipes()
     _, target = loads(lines.readline())
     threading.Thread(target=_prepare, args=(target,), daemon=True).start()
