@@ -4,11 +4,13 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from pipeline.catalog import default_path
 from pipeline.config import Config, load
 from pipeline.documents import Document
 from pipeline.errors import ConfigError, PipelineError, PipelineOSError
@@ -210,9 +212,9 @@ def _documents_of(args: argparse.Namespace) -> Iterator[tuple[str, Document]]:
     in_ledger = sorted(Path(args.ledger).glob(f"{Path(args.run).name}*.jsonl"))
     if len(in_ledger) == 1:
         return read_jsonl(in_ledger[0])
-    try:
-        return read_catalog(_catalog(args.catalog)[args.run])
-    except KeyError:
-        raise ConfigError(
-            f"no run {args.run!r}: wanted a file, or the uid of a run in the ledger {args.ledger!r} or the catalog."
-        ) from None
+    with suppress(KeyError, ValueError):  # Tiled refuses too short a part of a uid
+        if args.catalog is not None or default_path().exists():
+            return read_catalog(_catalog(args.catalog)[args.run])
+    raise ConfigError(
+        f"no run {args.run!r}: wanted a file, or the uid of a run in the ledger {args.ledger!r} or the catalog."
+    )

@@ -22,6 +22,7 @@ CONFIG = "nodes: [{name: mean, reductions: [{Mean: det}]}]\nsinks: [{JSONLSink: 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BLUESKY_PIPELINE_CATALOG", str(tmp_path / "no catalog"))
     (tmp_path / "mean.yaml").write_text(CONFIG)
     for uid in "ab":
         lines = b"".join(dumps(*item) for item in make_run({"det": [1.0, 2.0, 4.5]}, uid=uid, plan_name="count"))
@@ -79,6 +80,7 @@ def test_verify_tells_the_first_difference(folder, capsys):
     [
         (["replay", "nope.yaml", "a.jsonl"], "nope.yaml: cannot be read"),
         (["replay", "mean.yaml", "nope.jsonl"], "wanted a JSONL file, a folder of them, or a glob"),
+        (["show", "nope"], "no run 'nope': wanted a file, or the uid of a run in the ledger 'analysis' or the catalog"),
         (["run", "mean.yaml"], "wanted a source, one of"),
     ],
 )

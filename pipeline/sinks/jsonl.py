@@ -86,7 +86,8 @@ class JSONLSink:
         if not self._wake.is_set():
             self._wake.set()
         if name == "descriptor":
-            self._files[doc["uid"]] = file
+            with self._lock:
+                self._files[doc["uid"]] = file
         elif name == "stop":
             self._finish(file)
 
@@ -126,8 +127,9 @@ class JSONLSink:
     def flush(self, timeout: float | None = None) -> None:
         """Return when all that was written would survive the loss of power; the disk knows of no `timeout`."""
         with self._lock:
-            for file in set(self._files.values()):
-                file.sync()
+            files = set(self._files.values())
+        for file in files:  # not under the lock: another run may start meanwhile
+            file.sync()
 
     def close(self) -> None:
         """Flush, and close the files."""
@@ -154,6 +156,7 @@ class _LedgerFile:
         self._start = start
         self._began = time.time()
         self._broken = ""
+        self._guard = threading.Lock()  # of the descriptor, which is synced by a thread of the sink
         self._n_lines = self._n_new = 0
         self._is_dirty = False
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -220,20 +223,22 @@ class _LedgerFile:
 
     def sync(self) -> None:
         """Make what was written survive the loss of power."""
-        if self._is_dirty and not self._closed:
-            self._is_dirty = False
-            os.fsync(self._fd)
-            if self._is_new:
-                self._is_new = False
-                _sync_directory(self.path.parent)
+        with self._guard:
+            if self._is_dirty and not self._closed:
+                self._is_dirty = False
+                os.fsync(self._fd)
+                if self._is_new:
+                    self._is_new = False
+                    _sync_directory(self.path.parent)
 
     def close(self) -> None:
         """Let the file go."""
-        if not self._closed:
-            self._closed = True
-            os.close(self._fd)
-            if self._there is not None:
-                self._there.close()
+        with self._guard:
+            if not self._closed:
+                self._closed = True
+                os.close(self._fd)
+                if self._there is not None:
+                    self._there.close()
 
     def tell_work(self) -> None:
         """Tell, beside the run, when, where and how long the work on it was done: it is no part of the result."""
