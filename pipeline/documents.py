@@ -267,11 +267,14 @@ def _cast_array(value: Any, shape: tuple[int | None, ...], dtype: numpy.dtype) -
 
 
 def _cast_number(value: Any) -> float:
-    if type(value) is float:
-        return value
-    if isinstance(value, str | bool) or numpy.ndim(value):
+    if isinstance(value, float):
+        return float(value)
+    if value is None:
+        return float("nan")
+    is_scalar = isinstance(value, int | float | numpy.ndarray | numpy.generic) and numpy.ndim(value) == 0
+    if not is_scalar or numpy.asarray(value).dtype.kind not in "iuf":
         raise PipelineTypeError(f"wanted a number, there is {_short(value)}.")
-    return float("nan") if value is None else float(value)
+    return float(value)
 
 
 def _cast_integer(value: Any) -> int:

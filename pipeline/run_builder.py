@@ -8,7 +8,6 @@ from itertools import repeat
 from typing import Any, Self, cast
 
 import event_model
-import numpy  # noqa: F401 - of the examples
 from event_model.documents import EventPage
 
 from pipeline.documents import Document, Sink, Uids, caster, describe
@@ -38,6 +37,7 @@ class RunBuilder:
         If something cannot be stored, before any document of it goes out: it names the stream and the field, what was
         wanted and what there is.
 
+    >>> import numpy
     >>> with RunBuilder({"sample": "Cu"}, uid="a", time=0.0) as builder:
     ...     builder.add_stream("primary", data={"x": [1.0, 2.0], "image": numpy.zeros((2, 3, 4), "u2")}, time=1.0)
     ...     builder.add_event("primary", {"x": 3.0, "image": numpy.zeros((3, 4), "u2")}, time=2.0)
@@ -347,6 +347,7 @@ class _Stream:
 def configuration(object_name: str, values: Mapping[str, Any], time: float) -> dict[str, Document]:
     """Return the configuration of a descriptor that holds these values, described.
 
+    >>> import numpy
     >>> configuration("powder", {"q": numpy.arange(3.0)}, 0.0)["powder"]["data_keys"]["q"]["shape"]
     [3]
     """

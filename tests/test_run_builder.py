@@ -40,9 +40,6 @@ def test_each_kind_of_value_is_described_as_it_is(kind, kept):
     assert type(kept.named("event")[0]["data"]["x"]) in (float, int, bool, str, numpy.ndarray)
 
 
-rows = st.lists(st.integers(0, 5), max_size=8)
-
-
 @given(st.lists(st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 4), st.booleans()), max_size=12))
 @settings(max_examples=50, deadline=None)
 def test_seq_num_and_num_events_are_right_over_many_calls_and_streams(calls):
@@ -89,7 +86,8 @@ def test_the_same_uid_and_data_give_the_same_documents():
         ({"x": "a", "y": 1}, r"field 'x': wanted a number, there is 'a'"),
         ({"x": 1.0, "y": 1.5}, r"field 'y': wanted an integer, there is 1.5"),
         ({"x": [1.0], "y": 1}, r"field 'x': wanted a number"),
-        ({"x": 1j, "y": 1}, r"field 'x'|complex"),
+        ({"x": 1j, "y": 1}, r"field 'x': wanted a number"),
+        ({"x": True, "y": 1}, r"field 'x': wanted a number, there is True"),
     ],
 )
 def test_an_event_that_contradicts_its_descriptor_is_refused_before_it_goes_out(data, says, kept):
@@ -97,7 +95,7 @@ def test_an_event_that_contradicts_its_descriptor_is_refused_before_it_goes_out(
     builder.add_stream("primary", data={"x": [1.0], "y": [1]})
     n = len(kept)
 
-    with pytest.raises((PipelineError, TypeError), match=says):
+    with pytest.raises(PipelineError, match=says):
         builder.add_event("primary", data)
 
     assert len(kept) == n
@@ -120,7 +118,7 @@ def test_an_array_of_another_shape_is_refused(kept):
     [
         ({"x": [1.0, 2.0], "y": [1]}, "columns of one length"),
         ({"x": [object()], "y": [1]}, "field 'x'"),
-        ({"x": [[1, 2], [1]][:1], "y": [[1], [1, [2]]][1:]}, "field 'y': .*ragged|field 'y'"),
+        ({"x": [1], "y": [[1, [2]]]}, "field 'y': .*ragged"),
         ({"x": []}, "field 'x': .*empty"),
         ({}, "neither"),
     ],

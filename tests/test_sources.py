@@ -118,14 +118,12 @@ def test_what_is_no_run_is_refused():
 def test_documents_over_0mq_are_analysed_and_pickles_refused(kept, caplog):
     proxy = Proxy("127.0.0.1", "127.0.0.1")
     threading.Thread(target=proxy.start, daemon=True).start()
-    source = ZMQSource(
-        f"127.0.0.1:{proxy.out_port.rpartition(':')[2] if isinstance(proxy.out_port, str) else proxy.out_port}"
-    )
+    in_port, out_port = (str(port).rpartition(":")[2] for port in (proxy.in_port, proxy.out_port))
+    source = ZMQSource(f"127.0.0.1:{out_port}")
     source.subscribe(Pipeline([Node("mean", Mean("det"))], [kept]))
     thread = threading.Thread(target=source.start)
     thread.start()
-    address = f"127.0.0.1:{proxy.in_port.rpartition(':')[2] if isinstance(proxy.in_port, str) else proxy.in_port}"
-    publisher, pickles = Publisher(address, serializer=serialize), Publisher(address)
+    publisher, pickles = (Publisher(f"127.0.0.1:{in_port}", **how) for how in ({"serializer": serialize}, {}))
     time.sleep(0.5)
 
     pickles("start", {"uid": "evil"})
