@@ -6,4 +6,6 @@ from pipeline.node import Node as Node
 from pipeline.node import matches as matches
 from pipeline.pipeline import Pipeline as Pipeline
 from pipeline.reductions.reduction import Reduction as Reduction
+from pipeline.run import BlueskyRun as BlueskyRun
 from pipeline.run_builder import RunBuilder as RunBuilder
+from pipeline.run_builder import build_simple_run as build_simple_run

@@ -1,4 +1,4 @@
-"""Documents as JSON lines, their uids and their data keys: what every floor above needs to know of a document."""
+"""Documents as JSON lines, their uids and their names: what every floor above needs to know of a document."""
 
 import hashlib
 import json
@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Callable, Iterable
 from datetime import date, time
 from enum import Enum
-from functools import partial
 from pathlib import PurePath
 from typing import Any
 
@@ -49,7 +48,7 @@ def dumps(name: str, doc: Document) -> bytes:
 
 
 def _dumps_thoroughly(name: str, doc: Document) -> bytes:
-    plain = _plainly(doc, name)
+    plain = plainly(doc, name)
     try:
         return orjson.dumps([name, plain], None, _THOROUGH)
     except TypeError:  # an integer of more than 64 bits: JSON holds it, orjson does not
@@ -66,16 +65,20 @@ def _plain(value: Any) -> Any:
     raise TypeError(type(value).__name__)
 
 
-def _plainly(value: Any, place: str) -> Any:
-    """Return this value in Python's own types, or say which part of it JSON cannot hold, and where."""
+def plainly(value: Any, place: str) -> Any:
+    """Return this value in Python's own types, as JSON holds it, or say which part of it JSON cannot hold, and where.
+
+    >>> plainly({"a": numpy.int16(1), "b": (float("nan"),)}, "start")
+    {'a': 1, 'b': [None]}
+    """
     if isinstance(value, dict):
-        return {str(key): _plainly(part, f"{place}[{key!r}]") for key, part in value.items()}
+        return {str(key): plainly(part, f"{place}[{key!r}]") for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_plainly(part, f"{place}[{i}]") for i, part in enumerate(value)]
+        return [plainly(part, f"{place}[{i}]") for i, part in enumerate(value)]
     if isinstance(value, numpy.ndarray | numpy.generic) and value.dtype.kind in "biufUmMO":
-        return _plainly(value.astype(str).tolist() if value.dtype.kind in "mM" else value.tolist(), place)
+        return plainly(value.astype(str).tolist() if value.dtype.kind in "mM" else value.tolist(), place)
     if isinstance(value, Enum):
-        return _plainly(value.value, place)
+        return plainly(value.value, place)
     if isinstance(value, float):
         return float(value) if numpy.isfinite(value) else None
     if value is None or isinstance(value, str | int):
@@ -174,7 +177,7 @@ def _namespace(uid: str) -> uuid.UUID:
         return uuid.uuid5(uuid.NAMESPACE_OID, uid)
 
 
-# data keys ---------------------------------------------------------------------------------------------------------
+# names ------------------------------------------------------------------------------------------------------------
 
 
 def safe_key(name: str) -> str:
@@ -205,101 +208,3 @@ def safe_keys(names: Iterable[str]) -> dict[str, str]:
         taken.add(key.lower())
         keys[name] = key
     return keys
-
-
-_SCALARS = {"b": ("boolean", "|b1"), "i": ("integer", "<i8"), "u": ("integer", "<i8"), "f": ("number", "<f8")}
-
-
-def describe(value: Any, source: str) -> Document:
-    """Return the data key of a value: dtype, dtype_numpy and true shape.
-
-    >>> describe(numpy.float32(1.5), "det")
-    {'source': 'det', 'dtype': 'number', 'dtype_numpy': '<f8', 'shape': []}
-    >>> describe(numpy.zeros((4, 5), "u2"), "cam")
-    {'source': 'cam', 'dtype': 'array', 'dtype_numpy': '<u2', 'shape': [4, 5]}
-    """
-    if isinstance(value, str):
-        return {"source": source, "dtype": "string", "dtype_numpy": "<U0", "shape": []}
-    array = _array(value)
-    if array.ndim:
-        return {"source": source, "dtype": "array", "dtype_numpy": array.dtype.str, "shape": list(array.shape)}
-    dtype, dtype_numpy = _SCALARS[array.dtype.kind]
-    return {"source": source, "dtype": dtype, "dtype_numpy": dtype_numpy, "shape": []}
-
-
-def _array(value: Any) -> numpy.ndarray:
-    try:
-        array = numpy.asarray(value)
-    except ValueError:
-        raise PipelineValueError(f"wanted rows of one length, there are ragged ones: {_short(value)}.") from None
-    if array.dtype.kind in "biuf" or (array.ndim and array.dtype.kind == "U"):
-        return array
-    raise PipelineTypeError(f"wanted a number, text, boolean or an array of them, there is {_short(value)}.")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 60 else f"{text[:57]}..."
-
-
-def caster(data_key: Document) -> Callable[[Any], Any]:
-    """Return the function that makes a value what its data key says, or refuses it.
-
-    The value that comes out is a Python scalar or an array of its own, never the caller's.
-
-    >>> caster({"dtype": "number", "shape": []})(numpy.int32(3))
-    3.0
-    """
-    if data_key["dtype"] == "array":
-        shape = tuple(data_key["shape"])
-        return partial(_cast_array, shape=shape, dtype=numpy.dtype(data_key.get("dtype_numpy", "<f8")))
-    return _CASTS[data_key["dtype"]]
-
-
-def _cast_array(value: Any, shape: tuple[int | None, ...], dtype: numpy.dtype) -> numpy.ndarray:
-    array = numpy.array(value)
-    same = len(shape) == array.ndim and all(want in (None, have) for want, have in zip(shape, array.shape, strict=True))
-    if not same or not numpy.can_cast(array.dtype, dtype, "same_kind"):
-        raise PipelineValueError(
-            f"wanted {dtype.str} of shape {list(shape)}, there is {array.dtype.str} of shape {list(array.shape)}."
-        )
-    return array.astype(dtype, copy=False)
-
-
-def _cast_number(value: Any) -> float:
-    if isinstance(value, float):
-        return float(value)
-    if value is None:
-        return float("nan")
-    is_scalar = isinstance(value, int | float | numpy.ndarray | numpy.generic) and numpy.ndim(value) == 0
-    if not is_scalar or numpy.asarray(value).dtype.kind not in "iuf":
-        raise PipelineTypeError(f"wanted a number, there is {_short(value)}.")
-    return float(value)
-
-
-def _cast_integer(value: Any) -> int:
-    if type(value) is int:
-        return value
-    if not isinstance(value, int | numpy.integer) and _array(value).dtype.kind not in "iu":
-        raise PipelineTypeError(f"wanted an integer, there is {_short(value)}.")
-    return int(value)
-
-
-def _cast_boolean(value: Any) -> bool:
-    if not isinstance(value, bool | numpy.bool):
-        raise PipelineTypeError(f"wanted a boolean, there is {_short(value)}.")
-    return bool(value)
-
-
-def _cast_string(value: Any) -> str:
-    if not isinstance(value, str):
-        raise PipelineTypeError(f"wanted text, there is {_short(value)}.")
-    return str(value)
-
-
-_CASTS: dict[str, Callable[[Any], Any]] = {
-    "number": _cast_number,
-    "integer": _cast_integer,
-    "boolean": _cast_boolean,
-    "string": _cast_string,
-}

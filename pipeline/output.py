@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pipeline.documents import Document, describe, safe_keys
+from pipeline.data_keys import describe
+from pipeline.documents import Document, safe_keys
 from pipeline.reductions.reduction import Reduction, Result
 from pipeline.run_builder import RunBuilder, configuration
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy
 
-from pipeline.documents import RESERVED, Document, Uids, describe
+from pipeline.data_keys import describe
+from pipeline.documents import RESERVED, Document, Uids
 from pipeline.reductions.reduction import Reduction, Result
 from pipeline.run_builder import RunBuilder
 

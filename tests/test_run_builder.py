@@ -14,8 +14,8 @@ KINDS = {
     "int": (3, "integer", "<i8", []),
     "bool": (True, "boolean", "|b1", []),
     "text": ("a", "string", "<U0", []),
-    "float32": (numpy.float32(1), "number", "<f8", []),
-    "int16": (numpy.int16(1), "integer", "<i8", []),
+    "float32": (numpy.float32(1), "number", "<f4", []),
+    "int16": (numpy.int16(1), "integer", "<i2", []),
     "bool_": (numpy.True_, "boolean", "|b1", []),
     "zero_d": (numpy.array(2.0), "number", "<f8", []),
     "curve": (numpy.zeros(4), "array", "<f8", [4]),
@@ -118,9 +118,8 @@ def test_an_array_of_another_shape_is_refused(kept):
     [
         ({"x": [1.0, 2.0], "y": [1]}, "columns of one length"),
         ({"x": [object()], "y": [1]}, "field 'x'"),
-        ({"x": [1], "y": [[1, [2]]]}, "field 'y': .*ragged"),
-        ({"x": []}, "field 'x': .*empty"),
-        ({}, "neither"),
+        ({"x": [1], "y": [[1, [2]]]}, "field 'y': wanted an array .* in each row"),
+        ({}, "wanted columns, there are none"),
     ],
 )
 def test_a_stream_that_cannot_be_stored_is_refused_before_its_descriptor_goes_out(data, says, kept):
