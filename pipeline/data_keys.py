@@ -77,7 +77,7 @@ def describe_column(values: Any, source: str) -> tuple[Document, list[Any]]:
     ----------
     values
         One element a row: a numpy array with the rows first, or a sequence. None is a missing value: NaN among
-        numbers, NaT among datetimes, None among texts and booleans.
+        numbers, NaT among datetimes, None among texts and booleans (where NaN is one too).
     source
         What the data key names as its source.
 
@@ -160,11 +160,16 @@ def _describe_objects(values: list[Any], source: str) -> tuple[Document, list[An
     present = [value for value in values if value is not None]
     if any(isinstance(value, list | tuple) or getattr(value, "ndim", 0) for value in present):
         return _describe_rows(values, source)
-    kinds = {_kind(value): value for value in reversed(present)}
+    kinds: dict[str, Any] = {}  # kind -> the first value of it
+    for value in present:
+        kinds.setdefault(_kind(value), value)
+    if len(kinds) == 2 and "f" in kinds and kinds.keys() & {"U", "b"}:
+        values = [None if value != value else value for value in values]  # as pandas and xarray have it
+        kinds = {_kind(value): value for value in reversed(values) if value is not None}
     if kinds.keys() == {"i", "f"}:
         kinds = {"f": kinds["f"]}
     if len(kinds) > 1:
-        (one, a), (other, b), *_ = reversed(kinds.items())
+        (one, a), (other, b), *_ = kinds.items()
         raise PipelineTypeError(
             f"wanted values of one kind, there are {short(a)} ({_WORDS[one]}) and {short(b)} ({_WORDS[other]})."
         )
@@ -370,7 +375,7 @@ def _check_same(array: numpy.ndarray, cast: numpy.ndarray) -> None:
 def _cast_narrow(value: Any, cast: Callable[[Any], Any], dtype: numpy.dtype) -> Any:
     wide = cast(value)
     with numpy.errstate(over="ignore"):
-        held = wide == wide and _fits(wide, dtype) and numpy.array(wide).astype(dtype) == wide
+        held = wide == wide and _fits(wide, dtype) and numpy.array(wide).astype(dtype).item() == wide
     if wide == wide and not held:
         raise PipelineValueError(f"wanted what {dtype.str} can hold, there is {short(value)}.")
     return wide
@@ -401,6 +406,8 @@ def _cast_number(value: Any) -> float:
 
 
 def _cast_integer(value: Any) -> int:
+    if value is None:
+        raise PipelineTypeError("wanted an integer, there is None; a column of numbers can lack some.")
     if type(value) is not int:
         if not isinstance(value, int | numpy.integer) and _array(value).dtype.kind not in "iu":
             raise PipelineTypeError(f"wanted an integer, there is {short(value)}.")

@@ -1,0 +1,98 @@
+"""Kinds of values and kinds of tables: what a scientist may hand over."""
+
+import numpy
+import pandas
+import pyarrow
+import xarray
+
+NAN = float("nan")
+
+
+def times(*texts):
+    return numpy.array(texts, "datetime64[ns]")
+
+
+VALUES = {  # three rows of each kind
+    "floats": [1.5, -0.0, 2.5],
+    "with NaN": [1.5, NAN, float("inf")],
+    "integers": [1, -2, 3],
+    "large integers": [2**60 + 1, -(2**63), 2**63 - 1],
+    "integers and floats": [1, 2.5, 3],
+    "a first None": [None, 2.5, 3.5],
+    "booleans": [True, False, True],
+    "texts": ["a", "θ° 日本", "no. 3\n'\""],
+    "texts with None": ["a", None, ""],
+    "datetimes": list(times("2020-01-01T00:00:00.123456789", "1969-07-20", "NaT")),
+    "curves": list(numpy.arange(12.0).reshape(3, 4)),
+    "images": list(numpy.arange(36, dtype="u2").reshape(3, 3, 4)),
+    "ragged rows": [numpy.array([1.0]), numpy.array([2.0, NAN]), numpy.array([])],
+    "one row of arrays": [numpy.array([1, 2]), numpy.array([3, 4]), numpy.array([5, 6])],
+}
+
+REFUSED = {  # what the error says
+    "complex": ([1j, 2.0, 3.0], "there is 1j"),
+    "bytes": ([b"a", b"b", b"c"], "there is b'a'"),
+    "a number and text": ([1, "a", 2], "one kind, there are 1 .integer. and 'a' .text."),
+    "a boolean and a number": ([True, 2, 3], "one kind, there are True .boolean. and 2 .integer."),
+    "an integer of 65 bits": ([2**64, 1, 2], "64 bits"),
+    "an integer that no float holds": ([2**60 + 1, 0.5, 1], "that a float can hold"),
+    "dicts": ([{"a": 1}, {"a": 2}, {"a": 3}], "there is {'a': 1}"),
+    "an array that is missing": ([[1.0], None, [2.0]], "in each row, there is None"),
+    "arrays of several dimensions": ([[1.0], [[2.0]], [1.0]], "as many dimensions"),
+    "a date that nanoseconds do not reach": (list(numpy.array(["0001-01-01"] * 3, "M8[s]")), "1678 and 2262"),
+}
+
+
+def _array(values):
+    """Return the column as numpy would have it."""
+    if isinstance(values[0], numpy.ndarray):
+        return numpy.array(values) if len({each.shape for each in values}) == 1 else _objects(values)
+    return _objects(values) if None in values or isinstance(values[0], str) else numpy.array(values)
+
+
+def _objects(values):
+    array = numpy.empty(len(values), object)
+    array[:] = values
+    return array
+
+
+def _variable(values):
+    array = _array(values)
+    return xarray.DataArray(array, dims=["row", "a", "b"][: array.ndim], attrs={"units": "mm"})
+
+
+def _structured(values):
+    array = _array(values)
+    return numpy.array(list(zip(array, strict=True)), [("x", array.dtype, array.shape[1:])])
+
+
+TABLES = {
+    "dict of lists": lambda values: {"x": list(values)},
+    "dict of arrays": lambda values: {"x": _array(values)},
+    "dict of Series": lambda values: {"x": pandas.Series(list(values), index=[7, 8, 9])},
+    "DataFrame": lambda values: pandas.DataFrame({"x": pandas.Series(list(values))}),
+    "DataFrame of nullable dtypes": lambda values: pandas.DataFrame({"x": list(values)}).convert_dtypes(),
+    "Dataset": lambda values: xarray.Dataset({"x": _variable(values)}),
+    "Dataset of dask arrays": lambda values: xarray.Dataset({"x": _variable(values)}).chunk({"row": 2}),
+    "rows": lambda values: [{"x": value} for value in values],
+    "Arrow table": lambda values: pyarrow.table(
+        {"x": pyarrow.array([each.tolist() if isinstance(each, numpy.ndarray) else each for each in values])}
+    ),
+    "structured array": _structured,
+}
+
+
+def same(got, values):
+    """Say whether this column, as it was read, is of these values."""
+    got = list(got)
+    return len(got) == len(values) and all(map(_same, got, values))
+
+
+def _same(got, value):
+    if isinstance(value, numpy.ndarray):
+        return numpy.shape(got) == value.shape and numpy.array_equal(got, value, equal_nan=value.dtype.kind == "f")
+    if isinstance(value, numpy.datetime64):
+        return got == value or (numpy.isnat(got) and numpy.isnat(value))
+    if isinstance(got, float) and got != got:
+        return value is None or value != value
+    return got == value and isinstance(value, str | bool | None) == isinstance(got, str | bool | numpy.bool | None)
