@@ -1,6 +1,7 @@
 """What the tests share: a RunEngine, a sink that keeps, a folder of real runs."""
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,11 @@ def data_folder():
     if not folder.is_dir():
         pytest.skip(f"the folder of real runs is not here ({folder}); BLUESKY_PIPELINE_DATA tells where it is")
     return folder
+
+
+@pytest.fixture
+def dead_uri():
+    """The address of a server that was closed."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{listener.getsockname()[1]}/api/v1"

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -91,14 +90,6 @@ def sink(directory):
 def analysis(directory, sink):
     with open_catalog(directory) as catalog:
         yield catalog["analysis"]
-
-
-@pytest.fixture
-def dead_uri():
-    """The address of a server that was closed."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{listener.getsockname()[1]}/api/v1"
 
 
 def read(analysis, run, stream="primary"):

@@ -12,8 +12,8 @@ from typing import Any
 import numpy
 import orjson
 import pyarrow
-from tiled.client.container import Container
 
+from pipeline.catalogs import find as find
 from pipeline.documents import Document, safe_key
 
 MAX_COLUMNS = 1000  # of one table; Tiled's own writer splits them at 1024
@@ -444,17 +444,3 @@ def _depth(row: Any) -> int:
 
 def _floats(row: Any) -> Any:
     return [_floats(part) for part in row] if isinstance(row, list) else float("nan") if row is None else float(row)
-
-
-# nodes -------------------------------------------------------------------------------------------------------------
-
-
-def find(parent: Any, key: str) -> Any:
-    """Return the client of this child, and None if there is no such child.
-
-    Not `parent[key]`: a catalog of Bluesky runs would search, and a stream would look for a column.
-    """
-    try:
-        return Container.__getitem__(parent, key)
-    except KeyError:
-        return None
