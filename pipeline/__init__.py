@@ -9,3 +9,5 @@ from pipeline.reductions.reduction import Reduction as Reduction
 from pipeline.run import BlueskyRun as BlueskyRun
 from pipeline.run_builder import RunBuilder as RunBuilder
 from pipeline.run_builder import build_simple_run as build_simple_run
+from pipeline.store import Store as Store
+from pipeline.store import store as store

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from typing import Any
@@ -67,7 +67,7 @@ def analysis_uid(raw_uid: str, digest: str) -> str:
 
 
 def start_metadata(raw: Document, recipe: Mapping[str, Any], packages: Iterable[str] = ()) -> Document:
-    """Return the metadata of the start document of an analysis run.
+    """Return the metadata of the start document of an analysis run of one raw run.
 
     Parameters
     ----------
@@ -78,21 +78,47 @@ def start_metadata(raw: Document, recipe: Mapping[str, Any], packages: Iterable[
     packages
         Further distributions whose versions matter.
     """
+    return linked_metadata({"raw": raw}, recipe, packages)
+
+
+def linked_metadata(
+    parents: Mapping[str, Document],
+    recipe: Mapping[str, Any],
+    packages: Iterable[str] = (),
+    references: Sequence[Document] = (),
+) -> Document:
+    """Return the metadata of the start document of an analysis run.
+
+    Parameters
+    ----------
+    parents
+        By role: the start documents of the runs that were read, or as much as is known of them, but `uid` at least.
+        The first is the raw run, or an analysis of it.
+    recipe, packages
+        As for `start_metadata`.
+    references
+        What else was read: `{"role": ..., "uid" or "name": ..., "sha256": ...}`.
+
+    >>> metadata = linked_metadata({"sample": {"uid": "a"}, "buffer": {"uid": "b"}}, {"node": "n", "stream": "primary"})
+    >>> metadata["original_run_uid"], metadata["parent_uids"]
+    ('a', ['a', 'b'])
+    """
+    first = next(iter(parents.values()))
     return {
-        "original_run_uid": raw["uid"],
-        "parent_uids": [raw["uid"]],
-        **{key: raw[key] for key in SHARED if key in raw},
+        "original_run_uid": first.get("original_run_uid", first["uid"]),
+        "parent_uids": list(dict.fromkeys(parent["uid"] for parent in parents.values())),
+        **{key: first[key] for key in SHARED if key in first},
         "analysis": {
             "schema_version": SCHEMA_VERSION,
             "node": recipe["node"],
             "stream": recipe["stream"],
             "recipe": recipe,
             "recipe_hash": recipe_hash(recipe),
-            "parents": [{"uid": raw["uid"], "role": "raw"}],
+            "parents": [{"uid": parent["uid"], "role": role} for role, parent in parents.items()],
             "software": software(tuple(packages)),
-            "references": [],
+            "references": list(references),
         },
-        "raw": {key: raw[key] for key in OF_RAW if key in raw},
+        "raw": {key: first[key] for key in OF_RAW if key in first},
     }
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy
 
-from pipeline.data_keys import describe_column, named, short
+from pipeline.columns import describe_column
+from pipeline.data_keys import named, short
 from pipeline.documents import Document, plainly, safe_keys
 from pipeline.errors import PipelineError, PipelineTypeError, PipelineValueError
 

@@ -14,7 +14,7 @@ def times(*texts):
 
 VALUES = {  # three rows of each kind
     "floats": [1.5, -0.0, 2.5],
-    "with NaN": [1.5, NAN, float("inf")],
+    "with NaN": [1.5, NAN, -2.5],
     "integers": [1, -2, 3],
     "large integers": [2**60 + 1, -(2**63), 2**63 - 1],
     "integers and floats": [1, 2.5, 3],
@@ -30,6 +30,7 @@ VALUES = {  # three rows of each kind
 }
 
 REFUSED = {  # what the error says
+    "an infinity": ([1.5, float("inf"), 2.5], "finite numbers, or NaN for none; there is an infinite one"),
     "complex": ([1j, 2.0, 3.0], "there is 1j"),
     "bytes": ([b"a", b"b", b"c"], "there is b'a'"),
     "a number and text": ([1, "a", 2], "one kind, there are 1 .integer. and 'a' .text."),
