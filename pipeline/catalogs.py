@@ -44,16 +44,60 @@ def runs_of(catalog: Any = None, container: str = "analysis") -> Any:
     'mongo'
     """
     client = _client(catalog)
+    if _is_of_runs(client):
+        return client
+    child = _child(client, container)
+    if child is None and (there := [name for name in CONTAINERS if _child(client, name) is not None]):
+        raise PipelineKeyError(f"wanted the container {container!r} of the catalog {_shown(client.uri)}; has {there}.")
+    return client if child is None else child
+
+
+def containers_of(catalog: Any = None) -> list[Any]:
+    """Return the clients of all containers of runs that belong together: `analysis` and `raw`, or one alone.
+
+    Parameters
+    ----------
+    catalog
+        As for `runs_of`. Where it is one of the two, the other is looked for beside it.
+
+    >>> import databroker
+    >>> len(containers_of(databroker.temp()))
+    1
+    """
+    client = _client(catalog)
+    name = client.path_parts[-1] if client.path_parts else ""
+    if not _is_of_runs(client):
+        children = {name: _child(client, name) for name in reversed(CONTAINERS)}
+    elif name in CONTAINERS:
+        children = {each: client if each == name else _beside(client, each) for each in reversed(CONTAINERS)}
+    else:
+        children = {}
+    return [child for child in children.values() if child is not None] or [client]
+
+
+def _is_of_runs(client: Any) -> bool:
     names = {spec.name for spec in client.specs}
     if "BlueskyRun" in names:
         raise PipelineTypeError(f"wanted a catalog: {KINDS}; there is the run {client.item['id']!r}.")
-    if "CatalogOfBlueskyRuns" in names:
-        return client
-    children = {name: find(client, name) for name in dict.fromkeys((container, *CONTAINERS))}
-    if children[container] is None and any(child is not None for child in children.values()):
-        there = sorted(name for name, child in children.items() if child is not None)
-        raise PipelineKeyError(f"wanted the container {container!r} of the catalog {_shown(client.uri)}; has {there}.")
-    return client if children[container] is None else children[container]
+    return "CatalogOfBlueskyRuns" in names
+
+
+def _child(client: Any, name: str) -> Any:
+    from pipeline.catalog_client import Catalog
+
+    return getattr(client, name) if isinstance(client, Catalog) and name in CONTAINERS else find(client, name)
+
+
+def _beside(client: Any, name: str) -> Any:
+    """Return the client of the container of this name beside that one; None if it is not there, or not for us."""
+    from tiled.client.constructors import from_context
+    from tiled.client.utils import ClientError
+
+    path = [*client.path_parts[:-1], name]
+    try:
+        return from_context(client.context, client.structure_clients, path)
+    except (KeyError, ClientError):
+        return None
 
 
 def kind_of(client: Any) -> Literal["sql", "mongo"]:

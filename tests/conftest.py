@@ -1,12 +1,14 @@
-"""What the tests share: a RunEngine, a sink that keeps, a folder of real runs."""
+"""What the tests share: a RunEngine, a sink that keeps, a folder of real runs, a Tiled server on PostgreSQL."""
 
 import os
 import socket
 from pathlib import Path
 
 import pytest
+import servers
 from bluesky import RunEngine
 from kept import Kept
+from tiled.client import from_uri
 
 
 @pytest.fixture
@@ -39,3 +41,23 @@ def dead_uri():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{listener.getsockname()[1]}/api/v1"
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory):
+    """URI and API key of a Tiled server that keeps all it has in PostgreSQL, in databases of its own."""
+    try:
+        with servers.tiled_on_postgres(tmp_path_factory.mktemp("postgres")) as server:
+            yield server
+    except servers.NoPostgres as reason:
+        pytest.skip(f"no PostgreSQL: {reason}")
+
+
+@pytest.fixture
+def on_postgres(postgres_server, monkeypatch):
+    """The root of a Tiled catalog on PostgreSQL, with containers `raw` and `analysis`; its key is in TILED_API_KEY."""
+    uri, key = postgres_server
+    monkeypatch.setenv("TILED_API_KEY", key)
+    root = from_uri(uri, remember_me=False)
+    yield root
+    root.context.close()
