@@ -123,7 +123,10 @@ def column_names(names: Iterable[str]) -> dict[str, str]:
 def _sql_name(name: str) -> str:
     key = re.sub("--+", "-", safe_key(name))
     key = key if re.match("[A-Za-z]", key) else f"k_{key.lstrip()}"  # Tiled keeps `_...` for itself
-    return f"{key}_" if key.lower() == "internal" else key[:MAX_NAME].rstrip()
+    return f"{key}_" if key.lower() in _TAKEN else key[:MAX_NAME].rstrip()
+
+
+_TAKEN = {"internal", "tableoid", "ctid", "xmin", "xmax", "cmin", "cmax"}  # by Tiled, and by PostgreSQL in every table
 
 
 # parts -------------------------------------------------------------------------------------------------------------
