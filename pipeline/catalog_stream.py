@@ -69,7 +69,10 @@ class CatalogStream:
         else:
             columns = _read_parts(self.client, wanted)
         is_open = not self._run.metadata.get("stop")
-        return _dataset({key: columns[key] for key in (*wanted, "time") if key in columns}, descriptors[-1], is_open)
+        found = {key: columns[key] for key in (*wanted, "time") if key in columns}
+        if not len(columns.get("time", ())):  # of what no event brought, nothing is stored
+            found = {key: numpy.empty(0) for key in wanted if "external" not in data_keys[key]} | found
+        return _dataset(found, descriptors[-1], is_open)
 
     def _keys(self, variables: Sequence[str] | None, data_keys: Mapping[str, Document]) -> list[str]:
         names = {data_key.get("original_name") or key: key for key, data_key in data_keys.items()}

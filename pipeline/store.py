@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -162,9 +163,11 @@ class Store:
             )
 
     def close(self) -> None:
-        """Let the ledger go."""
+        """Let the ledger and the catalogs go."""
         if self._ledger is not None:
             self._ledger.close()
+        for target in self._targets:
+            target.close()
 
     def __enter__(self) -> "Store":
         return self
@@ -179,6 +182,7 @@ class _Target:
     def __init__(self, catalog: Any) -> None:
         self._catalog = catalog
         self._runs = runs_of(catalog)
+        self._sink = (DatabrokerSink if kind_of(self._runs) == "mongo" else TiledSink)(self._runs)
         self.name = _shown(catalog)
 
     def start_of(self, uid: str) -> Document | None:
@@ -191,14 +195,18 @@ class _Target:
 
     def write(self, documents: Documents, timeout: float) -> str:
         """Write a run; return why it is not there, if so."""
-        is_mongo = kind_of(self._runs) == "mongo"
-        sink = (DatabrokerSink if is_mongo else TiledSink)(self._runs)
+        uid = documents[0][1]["uid"]
         try:
-            _give(documents, sink)
-            sink.close(timeout)
+            _give(documents, self._sink)
+            self._sink.flush(timeout)
         except (PipelineError, TimeoutError) as error:
             return str(error)
-        return "; ".join(sink.faults.values())
+        return self._sink.faults.get(uid, "")
+
+    def close(self) -> None:
+        """End the writing."""
+        with suppress(PipelineError, TimeoutError):  # told by write
+            self._sink.close(0.1)
 
 
 def _raw_runs(catalog: Any) -> Any:

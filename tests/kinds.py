@@ -57,28 +57,47 @@ def _objects(values):
     return array
 
 
-def _variable(values):
+def _variable(name, values):
     array = _array(values)
-    return xarray.DataArray(array, dims=["row", "a", "b"][: array.ndim], attrs={"units": "mm"})
+    return xarray.DataArray(array, dims=["row", f"{name} y", f"{name} x"][: array.ndim], attrs={"units": "mm"})
 
 
-def _structured(values):
-    array = _array(values)
-    return numpy.array(list(zip(array, strict=True)), [("x", array.dtype, array.shape[1:])])
+def _dataset(columns):
+    return xarray.Dataset({name: _variable(name, values) for name, values in columns.items()})
 
 
-TABLES = {
-    "dict of lists": lambda values: {"x": list(values)},
-    "dict of arrays": lambda values: {"x": _array(values)},
-    "dict of Series": lambda values: {"x": pandas.Series(list(values), index=[7, 8, 9])},
-    "DataFrame": lambda values: pandas.DataFrame({"x": pandas.Series(list(values))}),
-    "DataFrame of nullable dtypes": lambda values: pandas.DataFrame({"x": list(values)}).convert_dtypes(),
-    "Dataset": lambda values: xarray.Dataset({"x": _variable(values)}),
-    "Dataset of dask arrays": lambda values: xarray.Dataset({"x": _variable(values)}).chunk({"row": 2}),
-    "rows": lambda values: [{"x": value} for value in values],
-    "Arrow table": lambda values: pyarrow.table(
-        {"x": pyarrow.array([each.tolist() if isinstance(each, numpy.ndarray) else each for each in values])}
-    ),
+def _frame(columns):
+    return pandas.DataFrame({name: pandas.Series(list(values)) for name, values in columns.items()})
+
+
+def _rows(columns):
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _arrow(columns):
+    return pyarrow.table({name: pyarrow.array(list(map(_plain, values))) for name, values in columns.items()})
+
+
+def _plain(value):
+    return value.tolist() if isinstance(value, numpy.ndarray) else value
+
+
+def _structured(columns):
+    arrays = {name: _array(values) for name, values in columns.items()}
+    dtype = [(name, array.dtype, array.shape[1:]) for name, array in arrays.items()]
+    return numpy.array(list(zip(*arrays.values(), strict=True)), dtype)
+
+
+TABLES = {  # of columns by name
+    "dict of lists": lambda columns: {name: list(values) for name, values in columns.items()},
+    "dict of arrays": lambda columns: {name: _array(values) for name, values in columns.items()},
+    "dict of Series": lambda columns: {name: pandas.Series(list(v), index=[7, 8, 9]) for name, v in columns.items()},
+    "DataFrame": _frame,
+    "DataFrame of nullable dtypes": lambda columns: _frame(columns).convert_dtypes(),
+    "Dataset": _dataset,
+    "Dataset of dask arrays": lambda columns: _dataset(columns).chunk({"row": 2}),
+    "rows": _rows,
+    "Arrow table": _arrow,
     "structured array": _structured,
 }
 

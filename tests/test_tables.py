@@ -22,7 +22,7 @@ from pipeline.schema import validate
 def test_what_is_handed_over_reads_back_equal(table, kind):
     values = VALUES[kind]
 
-    run = build_simple_run(TABLES[table](values))
+    run = build_simple_run(TABLES[table]({"x": values}))
 
     assert same(run.primary.read()["x"].values, values)
     for name, doc in run.documents():
@@ -36,7 +36,7 @@ def test_what_cannot_be_kept_as_it_is_is_refused_before_a_document_goes_out(kind
 
     for table in (TABLES["dict of lists"], TABLES["rows"]):
         with pytest.raises(PipelineError, match=f"'primary', field 'x': .*{says}"):
-            builder.add_stream("primary", data=table(values))
+            builder.add_stream("primary", data=table({"x": values}))
 
     assert [name for name, _ in kept] == ["start"]
 
