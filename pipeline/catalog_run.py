@@ -1,18 +1,19 @@
 """A run in a catalog, with one face whatever the catalog is made of."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from pipeline.catalog_stream import CatalogStream, stream_clients
 from pipeline.documents import Document
 from pipeline.errors import PipelineKeyError, PipelineRuntimeError, PipelineTypeError, PipelineValueError
+from pipeline.run import FILL, BlueskyRun
 from pipeline.sources.catalog import read_catalog
 
-FILL = {None: False, False: False, True: True, "no": False, "yes": True}
+FILLED = (True, "yes")
 ASSETS = ("resource", "datum", "stream_resource", "stream_datum")
 
 
-class CatalogRun(Mapping[str, CatalogStream]):
+class CatalogRun(BlueskyRun):
     """A run in a catalog of Tiled or databroker.
 
     Streams are its items, and its attributes where their names allow it. An open run is asked for anew whenever it is
@@ -40,11 +41,6 @@ class CatalogRun(Mapping[str, CatalogStream]):
         self.client = client
 
     @property
-    def uid(self) -> str:
-        """The uid of the run."""
-        return self.client.metadata["start"]["uid"]
-
-    @property
     def metadata(self) -> dict[str, Any]:
         """The start document, and the stop document or None while the run is open."""
         if not self.client.metadata.get("stop"):
@@ -58,7 +54,7 @@ class CatalogRun(Mapping[str, CatalogStream]):
         Parameters
         ----------
         fill
-            `"no"`, `"yes"`, False, True or nothing. Data in files of their own are not filled in: a run that has them
+            `"no"`, `"yes"`, `"delayed"`, False, True or nothing. Data in files of their own are not filled in: a run that has them
             is refused where they are asked for. `run[stream].read()` reads them.
 
         Raises
@@ -67,14 +63,16 @@ class CatalogRun(Mapping[str, CatalogStream]):
             If the server has no exporter for runs, or data in files are to be filled in.
         """
         if fill not in FILL:
-            raise PipelineValueError(f"documents: fill is {fill!r}; wanted 'no', 'yes', False, True or nothing.")
-        names = {client.item["id"]: name for name, client in stream_clients(self.client).items()}
+            raise PipelineValueError(f"documents: fill is {fill!r}; wanted 'no', 'yes', 'delayed' or nothing.")
+        streams = {client.item["id"]: stream for stream, client in stream_clients(self.client).items()}
         for name, doc in _exported(self.client):
-            if FILL[fill] and name in ASSETS:
+            if fill in FILLED and name in ASSETS:
                 raise PipelineRuntimeError(
                     f"run {self.uid} has data in files, which documents() does not fill in: wanted fill='no'."
                 )
-            yield name, {**doc, "name": names.get(doc["name"], doc["name"])} if name == "descriptor" else doc
+            if name == "descriptor":
+                doc = {**doc, "name": streams.get(doc["name"], doc["name"])}
+            yield name, doc
 
     def __getitem__(self, name: str) -> CatalogStream:
         streams = stream_clients(self.client)
@@ -88,22 +86,11 @@ class CatalogRun(Mapping[str, CatalogStream]):
     def __len__(self) -> int:
         return len(stream_clients(self.client))
 
-    def __getattr__(self, name: str) -> CatalogStream:
-        if not name.startswith("_") and name != "client" and name in self:
-            return self[name]
-        raise AttributeError(f"{type(self).__name__} has no attribute or stream {name!r}")
-
-    def __dir__(self) -> Sequence[str]:
-        return [*super().__dir__(), *(name for name in self if name.isidentifier())]
-
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CatalogRun) and self.client.uri == other.client.uri
 
     def __hash__(self) -> int:
         return hash(self.client.uri)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} uid={self.uid!r}>"
 
 
 def _exported(client: Any) -> Iterator[tuple[str, Document]]:

@@ -1,22 +1,20 @@
 """One stream of a run in a catalog."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from pipeline.dataset import restore
+from pipeline.dataset import build
 from pipeline.documents import Document
-from pipeline.errors import PipelineKeyError
+from pipeline.run import BlueskyEventStream
 from pipeline.sources.catalog import read_catalog
 
 if TYPE_CHECKING:
     import xarray
 
-ROWS = "time"  # the dimension of the rows
 
-
-class CatalogStream:
+class CatalogStream(BlueskyEventStream):
     """One stream of a run in a catalog; `CatalogRun` gives them.
 
     Parameters
@@ -44,13 +42,8 @@ class CatalogStream:
 
         return build_descriptor_docs(metadata, self.name, run_start_uid=self._run.metadata["start"]["uid"])
 
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """The stream's name and descriptors."""
-        return {"stream_name": self.name, "descriptors": self.descriptors}
-
     def read(self, variables: Sequence[str] | None = None) -> "xarray.Dataset":
-        """Return the events as a Dataset, along `time`; see `pipeline.dataset.restore`.
+        """Return the events as a Dataset, along `time`; see `pipeline.dataset.build`.
 
         Of a stream that grows it holds the events that are whole. Data in files that hold another number of rows than
         there are events have a dimension of their own.
@@ -61,8 +54,10 @@ class CatalogStream:
             Names of fields; all by default.
         """
         descriptors = self.descriptors
-        data_keys = descriptors[-1]["data_keys"]
-        wanted = self._keys(variables, data_keys)
+        last = descriptors[-1]
+        data_keys = last["data_keys"]
+        names = {data_key.get("original_name") or key: key for key, data_key in data_keys.items()}
+        wanted = list(data_keys) if variables is None else [self._key(name, names) for name in variables]
         if "descriptors" in self.client.metadata:
             columns = _read_documents(self._run, {doc["uid"] for doc in descriptors}, data_keys)
             columns |= _read_filled(self.client, [key for key in wanted if "external" in data_keys[key]])
@@ -71,30 +66,12 @@ class CatalogStream:
         is_open = not self._run.metadata.get("stop")
         found = {key: columns[key] for key in (*wanted, "time") if key in columns}
         if not len(columns.get("time", ())):  # of what no event brought, nothing is stored
-            found = {key: numpy.empty(0) for key in wanted if "external" not in data_keys[key]} | found
-        return _dataset(found, descriptors[-1], is_open)
-
-    def _keys(self, variables: Sequence[str] | None, data_keys: Mapping[str, Document]) -> list[str]:
-        names = {data_key.get("original_name") or key: key for key, data_key in data_keys.items()}
-        for name in variables or ():
-            if name not in names and name not in data_keys:
-                raise PipelineKeyError(f"Stream {self.name!r} has no field {name!r}; there are {sorted(names)}.")
-        return list(data_keys) if variables is None else [names.get(name, name) for name in variables]
-
-    def to_dask(self) -> "xarray.Dataset":
-        """Return the events as `read` does, in chunks of dask."""
-        return self.read().chunk()
-
-    def __iter__(self) -> Iterator[str]:
-        data_keys = self.descriptors[-1]["data_keys"]
-        return iter([data_key.get("original_name") or key for key, data_key in data_keys.items()])
+            found = {key: numpy.empty(0) for key in wanted if "external" not in last["data_keys"][key]} | found
+        return _dataset(found, last, is_open)
 
     def __getitem__(self, name: str) -> "xarray.DataArray":
         dataset = self.read([name])
-        return dataset[name if name in dataset else next(iter(dataset.data_vars))]
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name!r} {list(self)}>"
+        return next(iter(dataset.data_vars.values())) if name == "time" else dataset[name]
 
 
 # reading -----------------------------------------------------------------------------------------------------------
@@ -155,30 +132,27 @@ def _read_filled(client: Any, keys: list[str]) -> dict[str, Any]:
 
 
 def _dataset(columns: dict[str, Any], descriptor: Document, is_open: bool) -> "xarray.Dataset":
-    import xarray
-
     data_keys = descriptor["data_keys"]
     columns = {key: _along_rows(values, data_keys.get(key, {})) for key, values in columns.items()}
     inside = [len(values) for key, values in columns.items() if "external" not in data_keys.get(key, {})]
     n = min(inside or [len(values) for values in columns.values()], default=0)
     rows = {key: values[:n] for key, values in columns.items() if len(values) == n or (is_open and len(values) > n)}
-    times = {"time": numpy.asarray(rows.pop("time"), "f8")} if "time" in rows else None
-    dataset = xarray.Dataset({key: (_dims(ROWS, key, values), values) for key, values in rows.items()}, coords=times)
+    times = rows.pop("time", numpy.full(n, numpy.nan))
     known = {key: {**data_keys[key], **_shape(values)} for key, values in rows.items()}
-    dataset = restore(dataset, {**descriptor, "data_keys": known})
+    dataset = build(rows, times, {**descriptor, "data_keys": known})
     others = {key: values for key, values in columns.items() if key not in rows and key != "time"}
-    return dataset.assign({key: (_dims(f"{key}_row", key, values), values) for key, values in others.items()})
+    return dataset.assign({key: (_dims(key, values), values) for key, values in others.items()})
 
 
 def _along_rows(values: Any, data_key: Document) -> Any:
     """Return data of a file with one element a row, where the file holds them end to end."""
-    shape = data_key.get("shape") or ()
+    shape = list(data_key.get("shape") or [])
     is_joined = "external" in data_key and len(shape) == values.ndim > 1 and tuple(shape[1:]) == values.shape[1:]
     return values.reshape(-1, *shape) if is_joined and shape[0] and len(values) % shape[0] == 0 else values
 
 
-def _dims(rows: str, key: str, values: Any) -> list[str]:
-    return [rows, *(f"{key}_dim_{axis}" for axis in range(values.ndim - 1))]
+def _dims(key: str, values: Any) -> list[str]:
+    return [f"{key}_row", *(f"{key}_dim_{axis}" for axis in range(values.ndim - 1))]
 
 
 def _shape(values: Any) -> Document:

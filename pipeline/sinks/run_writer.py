@@ -237,6 +237,8 @@ class RunWriter(_RunWriter):
 
     def _stream_node(self, stream: StreamWriter) -> Any:
         metadata = {k: v for k, v in stream.descriptor.items() if k not in ("name", "object_keys", "run_start")}
+        if stream.key != stream.descriptor["name"]:
+            metadata["stream_name"] = stream.descriptor["name"]  # where Tiled's own clients look for it
         try:
             return self.root_node.create_container(  # type: ignore[union-attr]
                 key=stream.key,
