@@ -9,7 +9,7 @@ import weakref
 from typing import Any, Literal
 
 from pipeline.documents import Document, Sink
-from pipeline.errors import PipelineRuntimeError, PipelineValueError
+from pipeline.errors import PipelineRuntimeError, PipelineTimeoutError, PipelineValueError
 from pipeline.run_of import RunOf
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,13 @@ class Buffered:
     name
         What the log calls the sink.
 
+    Attributes
+    ----------
+    thread, caller
+        The thread that the sink is called on, and the one that the last start document came on.
+    last_run
+        The uid of the run whose start document came last.
+
     >>> seen = []
     >>> with Buffered(lambda name, doc: seen.append(name)) as sink:
     ...     sink("start", {"uid": "a"})
@@ -56,14 +63,15 @@ class Buffered:
         self.name = name or getattr(sink, "name", None) or getattr(sink, "__qualname__", type(sink).__name__)
         self.n_dropped = 0
         self.faults: dict[str, str] = {}  # run uid -> what went wrong first
+        self.last_run, self.caller = "", threading.current_thread()
         self._sink = sink
         self._drop = when_full == "drop"
-        self._queue: queue.Queue[tuple[str, str, Document] | None] = queue.Queue(maxsize)
+        self._queue = _Queue(maxsize)
         self._run_of = RunOf()
         self._spoiled: set[str] = set()  # uids of runs of which something was dropped
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name=f"buffer of {self.name}", daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._work, name=f"buffer of {self.name}", daemon=True)
+        self.thread.start()
         _open.add(self)
 
     def __call__(self, name: str, doc: Document) -> None:
@@ -71,6 +79,8 @@ class Buffered:
         if self._closed:
             raise PipelineRuntimeError(f"The buffer of {self.name} is closed; wanted it open for a {name!r} document.")
         run = self._run_of(name, doc)
+        if name == "start":
+            self.last_run, self.caller = run, threading.current_thread()
         if not self._drop:
             self._queue.put((run, name, doc))
         elif run in self._spoiled or not self._has_put((run, name, doc)):
@@ -78,6 +88,22 @@ class Buffered:
         if name == "stop":
             self._spoiled.discard(run)
             self._run_of.forget(run)
+
+    @property
+    def sinks(self) -> list[Sink]:
+        """The sink, alone."""
+        return [self._sink]
+
+    @property
+    def n_come(self) -> int:
+        """How many documents have come into the queue."""
+        return self._queue.n_put
+
+    @property
+    def n_done(self) -> int:
+        """How many of them the sink has been given."""
+        with self._queue.mutex:
+            return self._queue.n_put - self._queue.unfinished_tasks
 
     def _has_put(self, item: tuple[str, str, Document]) -> bool:
         try:
@@ -122,7 +148,7 @@ class Buffered:
             while self._queue.unfinished_tasks:
                 left = None if end is None else end - time.monotonic()
                 if left is not None and left <= 0:
-                    raise TimeoutError(
+                    raise PipelineTimeoutError(
                         f"Sink {self.name}: {self._queue.unfinished_tasks} documents wait after {timeout} s."
                     )
                 self._queue.all_tasks_done.wait(left)
@@ -155,6 +181,37 @@ class Buffered:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _Queue(queue.Queue[tuple[str, str, Document] | None]):
+    """A queue that counts what is put into it."""
+
+    n_put = 0
+
+    def _put(self, item: tuple[str, str, Document] | None) -> None:
+        self.n_put += 1
+        super()._put(item)
+
+
+def buffers_before(sink: Sink) -> list[Buffered]:
+    """Return the open buffers that lead to this sink, the outermost first.
+
+    >>> sink = print
+    >>> with Buffered(sink, name="inner") as inner, Buffered(inner, name="outer"):
+    ...     [buffer.name for buffer in buffers_before(sink)]
+    ['outer', 'inner']
+    """
+    steps = {buffer: _steps(buffer, sink) for buffer in list(_open)}
+    return sorted((buffer for buffer, n in steps.items() if n), key=lambda buffer: -steps[buffer])
+
+
+def _steps(callback: Any, sink: Sink) -> int:
+    """Return how many callbacks there are from this one to the sink, both counted; 0 if it does not lead there."""
+    if callback is sink:
+        return 1
+    sinks = getattr(callback, "sinks", None)
+    further = max((_steps(each, sink) for each in sinks), default=0) if isinstance(sinks, list) else 0
+    return further and further + 1
 
 
 @atexit.register

@@ -3,12 +3,11 @@
 import importlib
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from difflib import get_close_matches
 from typing import Any, NamedTuple, get_type_hints
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, near
 
 
 class Shelf(NamedTuple):
@@ -129,14 +128,3 @@ def _check_type(place: str, value: Any, hint: Any) -> None:
     except ValidationError as error:
         wanted = getattr(hint, "__name__", None) or hint
         raise ConfigError(f"{place}: wanted {wanted}, there is {value!r}: {error.errors()[0]['msg']}.") from None
-
-
-def near(name: str, known: Collection[str]) -> str:
-    """Return what to say of a name that is not known: the nearest one, and all there are.
-
-    >>> near("CentreOfMass", ["CenterOfMass", "Mean"])
-    "; did you mean 'CenterOfMass'? There are ['CenterOfMass', 'Mean']."
-    """
-    guess = get_close_matches(name, known, 1)
-    hint = f"did you mean {guess[0]!r}? There are" if guess else "there are"
-    return f"; {hint} {sorted(known)}."

@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from pipeline import reductions
-from pipeline.component import Component, Shelf, component, near
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.component import Component, Shelf, component
+from pipeline.errors import ConfigError, PipelineError, near
 from pipeline.node import Node
 from pipeline.pipeline import Pipeline
 from pipeline.reductions.reduction import Reduction

@@ -1,5 +1,8 @@
 """The errors of this package: each is a `PipelineError` and a built-in one."""
 
+from collections.abc import Collection
+from difflib import get_close_matches
+
 
 class PipelineError(Exception):
     """What every error of this package is.
@@ -34,9 +37,24 @@ class PipelineOSError(PipelineError, OSError):
     """A file, a socket or a server that does not do what it should."""
 
 
+class PipelineTimeoutError(PipelineError, TimeoutError):
+    """Something that took longer than it was given."""
+
+
 class ConfigError(PipelineValueError):
     """A configuration that is wrong: it names the file and the place, what was wanted and what there is."""
 
 
 class RejectedValue(PipelineValueError):
     """A value that a reduction refuses: the event is left out of it and counted, and the work goes on."""
+
+
+def near(name: str, known: Collection[str]) -> str:
+    """Return what to say of a name that is not known: the nearest one, and all there are.
+
+    >>> near("CentreOfMass", ["CenterOfMass", "Mean"])
+    "; did you mean 'CenterOfMass'? There are ['CenterOfMass', 'Mean']."
+    """
+    guess = get_close_matches(name, known, 1)
+    hint = f"did you mean {guess[0]!r}? There are" if guess else "there are"
+    return f"; {hint} {sorted(known)}."

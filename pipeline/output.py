@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pipeline.data_keys import describe
+from pipeline.data_keys import caster, describe
 from pipeline.documents import Document, safe_keys
 from pipeline.reductions.reduction import Reduction, Result
 from pipeline.run_builder import RunBuilder, configuration
@@ -56,6 +56,8 @@ class Output:
         self._raw_keys, self._carried = data_keys, carried
         self._keys: dict[str, str] = {}  # name of a result -> its key in the documents
         self._is_renamed = False
+        self._last: Result = {}  # what was written last, by key in the documents
+        self._at: Point | None = None  # what that followed
 
     def write(self, reductions: Sequence[Reduction], point: Point, n_events: int | None = None) -> None:
         """Add an event with what the reductions give now; `n_events` is how many raw events a summary is of."""
@@ -90,6 +92,20 @@ class Output:
         if self._is_renamed:
             row, stamps = ({self._keys[name]: part[name] for name in part} for part in (row, stamps))
         self._builder.add_event(self.name, row, time=point.time, timestamps=stamps)
+        self._last, self._at = row, point
+
+    def results(self, reductions: Sequence[Reduction], point: Point) -> Result:
+        """Return what the reductions give at this point, as it stands in the stream or would; write nothing."""
+        row = self._last if self._at is point else self._row(reductions)
+        others = {self._keys.get(name, name) for name in (*self._carried, *COUNTERS)}
+        return {key: _stored(value) for key, value in row.items() if key not in others}
+
+    def _row(self, reductions: Sequence[Reduction]) -> Result:
+        row: Result = {}
+        for i in self._chosen:
+            row |= reductions[i].result() or {}
+        keys = self._keys or safe_keys(row)
+        return {keys.get(name, name): value for name, value in row.items()}
 
     def _describe(self, reductions: Sequence[Reduction], row: Mapping[str, Any], time: float) -> None:
         self._keys = safe_keys(row)
@@ -137,6 +153,11 @@ def _axes(reductions: Sequence[Reduction]) -> Result:
     for reduction in reductions:
         axes |= reduction.axes()
     return {key: axes[name] for name, key in safe_keys(axes).items()}
+
+
+def _stored(value: Any) -> Any:
+    """Return a value as documents have it, and never the reduction's own."""
+    return float("nan") if value is None else caster(describe(value, ""))(value)
 
 
 def _stamp(reduction: Reduction, point: Point) -> float:

@@ -10,10 +10,13 @@ from typing import Any, Self
 
 from event_model import RunRouter
 
+from pipeline.analysis_result import AnalysisResult
 from pipeline.buffer import Buffered
 from pipeline.documents import Document, Sink, safe_key
 from pipeline.errors import PipelineValueError
 from pipeline.node import Node
+from pipeline.plans import Plans
+from pipeline.results import Results
 from pipeline.work import Work, debugs_callbacks
 
 logger = logging.getLogger(__name__)
@@ -54,6 +57,8 @@ class Pipeline:
 
     Attributes
     ----------
+    plans
+        What plans ask of it: `yield from pipeline.plans.wait_for("peak")`; see `Plans`.
     counts
         What came, by kind: `runs`, `duplicate_starts`, `duplicate_stops`, `duplicate_events`, `unknown_runs`, ...
 
@@ -74,6 +79,8 @@ class Pipeline:
         self.timeout = timeout
         self.fresh = fresh
         self.counts: Counter[str] = Counter()
+        self._results = Results([node.name for node in nodes])
+        self.plans = Plans(self, self._results)
         self._sinks: dict[int, _Outlet] = {}
         self._token = 0
         self._runs: dict[str, _RawRun] = {}  # uid of the raw run -> its works
@@ -112,6 +119,40 @@ class Pipeline:
         """Return when every sink has taken in what it was given; a sink that cannot is logged."""
         for outlet in list(self._sinks.values()):
             outlet.ask("flush", timeout)
+
+    # results ---------------------------------------------------------------------------------------------------
+
+    def result(self, node: str, *, run: str | None = None) -> AnalysisResult:
+        """Return what a node has found by now, on any thread.
+
+        It is worked out when it is asked for, whatever the node's `every`. A plan that wants what is of the newest
+        event waits for it: see `plans`.
+
+        Parameters
+        ----------
+        node
+            The name of the node.
+        run
+            The uid of a raw run that is open, or of the last one that the node has analysed. By default the one that
+            was last begun of those that the node analyses.
+
+        Raises
+        ------
+        PipelineKeyError
+            If there is no such node, or nothing is at hand of that run.
+        PipelineRuntimeError
+            If the node has analysed no run yet, or its analysis has failed; it says why.
+
+        >>> from pipeline.reductions import Mean
+        >>> from pipeline.testing import make_run
+        >>> pipeline = Pipeline([Node("mean", Mean("det"))])
+        >>> for name, doc in make_run({"det": [1.0, 2.0]})[:-1]: pipeline(name, doc)
+        >>> found = pipeline.result("mean")
+        >>> found["det_mean"], found.n_events, found.is_final
+        (1.5, 2, False)
+        """
+        with self._lock:
+            return self._results.find(node, run).result()
 
     # documents -------------------------------------------------------------------------------------------------
 
@@ -157,10 +198,12 @@ class Pipeline:
         emit = _Delivery(list(self._sinks.values()))
         try:
             work = node.begin(doc, emit, str(uuid.uuid4()) if self.fresh else None)
-        except Exception:
+        except Exception as error:
             logger.exception("Node %s cannot begin with raw run %s.", node.name, doc["uid"])
             self.counts["faults"] += 1
+            self._results.begin(doc["uid"], node.name, None, f"{type(error).__name__}: {error}")
             return None
+        self._results.begin(doc["uid"], node.name, work)
         if fault is not None:
             work.fail(fault)
         return work
@@ -237,6 +280,7 @@ class Pipeline:
     def _forget(self, run: "_RawRun") -> None:
         self.counts["duplicate_events"] += sum(work.intake.n_duplicates for work in run.works)
         self.counts["faults"] += sum(bool(work.reason) for work in run.works)
+        self._results.end(run.uid)
         del self._runs[run.uid]
         for uid in run.owned:
             del self._owners[uid]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
+from pipeline.analysis_result import AnalysisResult
 from pipeline.documents import Document, Sink
 from pipeline.errors import PipelineError, PipelineKeyError, PipelineTypeError, RejectedValue
 from pipeline.history import History, block_size
@@ -53,6 +54,7 @@ class Work:
         self.name, self.stream, self.uid = name, stream, uid
         self.intake = Intake(self._take, self._rewind)
         self.reason = ""  # what went wrong first
+        self.is_over = False
         self._prototypes, self._every = reductions, every
         self._raw = raw
         self._emit = emit
@@ -225,6 +227,7 @@ class Work:
 
     def close(self, exit_status: str, reason: str, time: float, abandoned: bool = False) -> None:
         """End the analysis run as its raw run has ended: take in what still waits, give the last summaries."""
+        self.is_over = True
         if not self.reason:
             try:
                 self._finish(exit_status)
@@ -246,6 +249,16 @@ class Work:
             raise PipelineKeyError(
                 f"Node {self.name!r} reads stream {self.stream!r}, but the run has {self._streams_seen}."
             )
+
+    def result(self) -> AnalysisResult:
+        """Return what is known by now; what was not written just before is worked out."""
+        state = self._history.state
+        data: dict[str, Any] = {}
+        for output in (self._events, self._final):
+            if output is not None and state.n_events:
+                data |= output.results(state.reductions, state.last)
+        about = (self.name, self._raw["uid"], self.uid)
+        return AnalysisResult(data, *about, state.n_events, state.last.seq_num, is_final=self.is_over)
 
     def counts(self) -> dict[str, int]:
         """Return how many raw events there were, and what became of them."""
