@@ -201,7 +201,7 @@ def test_of_two_open_runs_each_can_be_asked_for():
     assert pipeline.result("mean").is_final, "the last begun is the current one, over or not"
     assert not pipeline.result("mean", run=one[0][1]["uid"]).is_final
     give(pipeline, one[3:])
-    with pytest.raises(PipelineKeyError, match="no analysis of raw run .* at hand: .* last began with"):
+    with pytest.raises(PipelineKeyError, match=r"no analysis of raw run .* at hand: .* last began with"):
         pipeline.result("mean", run=one[0][1]["uid"])
 
 
