@@ -137,10 +137,12 @@ class _Wait:
         """Return when the buffer has handed on all that is in it now."""
         n, pause = buffer.n_come, PAUSES[0]
         self._check(buffer)
-        while (left := n - buffer.n_done) > 0 and turn == self._turn:
+        while (left := n - buffer.n_done) > 0:
             self._behind = f" and {left} documents wait in the buffer of {buffer.name}"
             await asyncio.sleep(pause)
             pause = min(2 * pause, PAUSES[1])
+            if turn != self._turn:
+                raise asyncio.CancelledError
             self._check(buffer)
         self._behind = ""
 

@@ -138,14 +138,17 @@ def test_inside_one_run_each_step_goes_by_all_points_before_it(RE, motor, det, a
             if peak["det_max_x"] < position:
                 break
             position += 0.25
-        return peak["det_max_x"]
 
-    RE(climb())
+    def and_back():
+        yield from climb()
+        peak = yield from pipeline.plans.wait_for("peak", timeout=10)
+        seen.append((peak.raw_seq_num, peak["n"], peak.is_final))
+        yield from bps.mv(motor, peak["det_max_x"])
 
-    assert seen == [(n, n, False) for n in range(1, len(seen) + 1)]
-    assert len(seen) == 9
-    assert motor.position == pytest.approx(1.0)
-    assert pipeline.result("peak").is_final
+    RE(and_back())
+
+    assert seen == [*((n, n, False) for n in range(1, 10)), (9, 9, True)]
+    assert motor.position == pytest.approx(0.75)
 
 
 def test_of_runs_that_are_open_at_once_each_can_be_waited_for(RE, motor, det, attach):
