@@ -101,7 +101,6 @@ class _Wait:
 
     def begin(self) -> Coroutine[Any, Any, None]:
         """Return the coroutine that waits, and sets the outcome."""
-        self.outcome = None
         self._turn += 1
         return self._follow(self._turn)
 

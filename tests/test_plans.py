@@ -174,10 +174,11 @@ def test_of_runs_that_are_open_at_once_each_can_be_waited_for(RE, motor, det, at
     assert found["b"]["det_mean"] < 1e-9
 
 
-def test_a_pipeline_behind_a_pipeline_behind_a_buffer_can_be_waited_for(RE, motor, det, attach):
-    second = Pipeline([Node("drift", Slow(0.005), Mean("det_mean"), stream="running", when=lambda s: "analysis" in s)])
-    first = attach(Node("mean", Mean("det")), by=buffered)
-    first.subscribe(second)
+@pytest.mark.parametrize("wrap", [lambda sink: sink, Buffered])
+def test_a_pipeline_behind_a_pipeline_behind_a_buffer_can_be_waited_for(RE, motor, det, attach, wrap):
+    second = Pipeline([Node("drift", Slow(0.02), Mean("det_mean"), stream="running", when=lambda s: "analysis" in s)])
+    first = attach(Node("mean", Slow(0.005), Mean("det")), by=buffered)
+    first.subscribe(wrap(second))
     found = []
 
     def plan():
@@ -380,7 +381,14 @@ def test_where_no_run_engine_carries_it_out_that_is_said():
         list(pipeline.plans.wait_for("mean"))
 
 
-@pytest.mark.parametrize("wrap", [BufferingWrapper, lambda sink: Buffered(lambda name, doc: sink(name, doc))])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        BufferingWrapper,
+        lambda sink: Buffered(lambda name, doc: sink(name, doc)),
+        lambda sink: BufferingWrapper(Buffered(sink)),
+    ],
+)
 def test_a_way_that_cannot_be_followed_is_refused_rather_than_giving_what_is_old(RE, det, attach, wrap):
     pipeline = attach(Node("mean", Slow(0.05)), by=[wrap])
 

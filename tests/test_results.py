@@ -48,6 +48,16 @@ class Total(Reduction):
         return {f"{self.field}_total": self.total}
 
 
+class Counted(Mean):
+    """A mean that counts how often it is asked for."""
+
+    n_asked = 0
+
+    def result(self):
+        Counted.n_asked += 1
+        return super().result()
+
+
 class Blank(Reduction):
     """A result that may be unknown."""
 
@@ -108,6 +118,16 @@ def test_to_ask_changes_nothing(pages):
             pipeline.result(node)
 
     assert asked.bytes() == left_alone.bytes()
+
+
+def test_where_nobody_asks_no_result_is_worked_out_but_what_is_written():
+    pipeline = Pipeline([Node("mean", Counted("det"))])
+
+    give(pipeline, RAW)
+
+    assert Counted.n_asked == len(DET) + 1 + 2, "running, final, and the descriptor of each"
+    assert pipeline.result("mean")["det_n"] == 6
+    assert Counted.n_asked == len(DET) + 1 + 2
 
 
 def test_per_event_results_are_those_of_the_last_event_alone():
