@@ -176,18 +176,18 @@ def test_of_runs_that_are_open_at_once_each_can_be_waited_for(RE, motor, det, at
 
 @pytest.mark.parametrize("wrap", [lambda sink: sink, Buffered])
 def test_a_pipeline_behind_a_pipeline_behind_a_buffer_can_be_waited_for(RE, motor, det, attach, wrap):
-    second = Pipeline([Node("drift", Slow(0.02), Mean("det_mean"), stream="running", when=lambda s: "analysis" in s)])
-    first = attach(Node("mean", Slow(0.005), Mean("det")), by=buffered)
+    second = Pipeline([Node("drift", Slow(0.03), Mean("det_mean"), stream="running", when=lambda s: "analysis" in s)])
+    first = attach(Node("mean", Slow(0.015), Mean("det")), by=buffered)
     first.subscribe(wrap(second))
     found = []
 
     def plan():
-        yield from scan([det], motor, -1, 1, 11)
+        yield from scan([det], motor, -1, 1, 21)
         found.append((yield from second.plans.wait_for("drift")))
 
     RE(plan())
 
-    assert (found[0]["n"], found[0].is_final) == (11, True)
+    assert (found[0]["n"], found[0].is_final) == (21, True)
 
 
 # while it waits ------------------------------------------------------------------------------------------------------
