@@ -51,11 +51,13 @@ class CatalogRun(BlueskyRun):
     def documents(self, fill: Any = None) -> Iterator[tuple[str, Document]]:
         """Yield the documents, from start to stop, or as far as the run has come; see `read_catalog`.
 
+        Of an open run, a server on Mongo keeps the last up to 25 events of a stream back.
+
         Parameters
         ----------
         fill
-            `"no"`, `"yes"`, `"delayed"`, False, True or nothing. Data in files of their own are not filled in: a run that has them
-            is refused where they are asked for. `run[stream].read()` reads them.
+            `"no"`, `"yes"`, `"delayed"`, False, True or nothing. Data in files of their own are not filled in: a run
+            that has them is refused where they are asked for. `run[stream].read()` reads them.
 
         Raises
         ------
@@ -85,6 +87,9 @@ class CatalogRun(BlueskyRun):
 
     def __len__(self) -> int:
         return len(stream_clients(self.client))
+
+    def __bool__(self) -> bool:
+        return True  # a run without streams is there all the same
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CatalogRun) and self.client.uri == other.client.uri

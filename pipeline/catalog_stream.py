@@ -1,6 +1,7 @@
 """One stream of a run in a catalog."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -58,16 +59,18 @@ class CatalogStream(BlueskyEventStream):
         data_keys = last["data_keys"]
         names = {data_key.get("original_name") or key: key for key, data_key in data_keys.items()}
         wanted = list(data_keys) if variables is None else [self._key(name, names) for name in variables]
-        if "descriptors" in self.client.metadata:
-            columns = _read_documents(self._run, {doc["uid"] for doc in descriptors}, data_keys)
-            columns |= _read_filled(self.client, [key for key in wanted if "external" in data_keys[key]])
-        else:
-            columns = _read_parts(self.client, wanted)
         is_open = not self._run.metadata.get("stop")
-        found = {key: columns[key] for key in (*wanted, "time") if key in columns}
-        if not len(columns.get("time", ())):  # of what no event brought, nothing is stored
-            found = {key: numpy.empty(0) for key in wanted if "external" not in last["data_keys"][key]} | found
-        return _dataset(found, last, is_open)
+        if "descriptors" in self.client.metadata:
+            columns, times = _read_documents(self._run, {doc["uid"] for doc in descriptors}, data_keys)
+            arrays = _read_arrays(self.client, wanted, data_keys, is_open)
+            times = arrays.pop("time", times)
+            columns |= arrays
+        else:
+            columns, times = _read_parts(self.client, wanted)
+        if times is None or not len(times):  # of what no event brought, nothing is stored
+            columns = {key: numpy.empty(0) for key in wanted if "external" not in data_keys[key]} | columns
+        order = [key for key in (columns if variables is None else wanted) if key in wanted and key in columns]
+        return _dataset({key: columns[key] for key in order}, times, last, is_open)
 
     def __getitem__(self, name: str) -> "xarray.DataArray":
         dataset = self.read([name])
@@ -77,18 +80,31 @@ class CatalogStream(BlueskyEventStream):
 # reading -----------------------------------------------------------------------------------------------------------
 
 
-def _read_parts(client: Any, wanted: Iterable[str]) -> dict[str, Any]:
-    """Read columns and arrays of a stream in SQL; each table by one request, whatever columns are wanted of it."""
+def _read_parts(client: Any, wanted: Iterable[str]) -> tuple[dict[str, Any], Any]:
+    """Return columns of a stream in SQL, and the times; each table is read at once, whatever is wanted of it.
+
+    One column alone, of a table that grows, is refused by the server at times.
+    """
     wanted = {*wanted, "time"}
-    columns: dict[str, Any] = {}
-    for key, part in client.base.items():
-        if part.structure_family == "table":
-            names = [name for name in part.columns if name in wanted]
-            table = part.read(names) if names else {}
-            columns |= {name: _column(table[name]) for name in names}
-        elif key in wanted:
-            columns[key] = _ragged(part) if part.structure_family in ("ragged", "awkward") else part.read()
-    return columns
+    parts = dict(children(client))
+    tables = {key: part for key, part in parts.items() if part.structure_family == "table"}
+    columns = dict.fromkeys(_fields(tables))
+    for table in tables.values():
+        if names := [name for name in table.columns if name in wanted]:
+            rows = table.read(names)
+            columns |= {name: _column(rows[name]) for name in names}
+    for key in [key for key in parts if key in wanted and key not in tables]:
+        part = parts[key]
+        columns[key] = _ragged(part) if part.structure_family in ("ragged", "awkward") else part.read()
+    times = columns.pop("time", None)
+    return {key: values for key, values in columns.items() if values is not None}, times
+
+
+def _fields(tables: Mapping[str, Any]) -> list[str]:
+    """Return the fields in the order in which they were given, which PostgreSQL's JSON does not keep."""
+    in_order = [tables[key].columns for key in sorted(tables, key=lambda key: (len(key), key))]
+    columns = (column for each in zip_longest(*in_order) for column in each if column)
+    return [column.removeprefix("ts_") for column in columns if column.startswith("ts_")]
 
 
 def _column(series: Any) -> numpy.ndarray:
@@ -103,14 +119,12 @@ def _ragged(part: Any) -> numpy.ndarray:
     return column
 
 
-def _read_documents(run: Any, descriptors: set[str], data_keys: Mapping[str, Document]) -> dict[str, Any]:
-    """Read the columns of a stream in Mongo from its events: the arrays that the server makes of them refuse None."""
+def _read_documents(run: Any, descriptors: set[str], data_keys: Mapping[str, Document]) -> tuple[dict[str, Any], Any]:
+    """Return the columns of a stream in Mongo, and the times, of its events: they hold what was given."""
     events = [doc for name, doc in read_catalog(run) if name == "event" and doc["descriptor"] in descriptors]
     inside = [key for key, data_key in data_keys.items() if "external" not in data_key]
-    return {
-        "time": numpy.array([event["time"] for event in events], "f8"),
-        **{key: _as_column([event["data"][key] for event in events], data_keys[key]) for key in inside},
-    }
+    columns = {key: _as_column([event["data"][key] for event in events], data_keys[key]) for key in inside}
+    return columns, numpy.array([event["time"] for event in events], "f8")
 
 
 def _as_column(values: list[Any], data_key: Document) -> numpy.ndarray:
@@ -124,23 +138,33 @@ def _as_column(values: list[Any], data_key: Document) -> numpy.ndarray:
     return column
 
 
-def _read_filled(client: Any, keys: list[str]) -> dict[str, Any]:
-    return {key: client["data"][key].read() for key in keys}
+def _read_arrays(
+    client: Any, wanted: Iterable[str], data_keys: Mapping[str, Document], is_open: bool
+) -> dict[str, Any]:
+    """Return what the server makes arrays of: what is in files; of an open run all but text, and the times.
+
+    Of the events of an open run the server keeps the last up to 25 back; of text it makes no arrays.
+    """
+    inside = {key for key, data_key in data_keys.items() if "external" not in data_key}
+    keys = [key for key in wanted if key not in inside or (is_open and data_keys[key]["dtype"] != "string")]
+    return {key: client["data"][key].read() for key in [*keys, *(["time"] * is_open)]}
 
 
 # what was read -----------------------------------------------------------------------------------------------------
 
 
-def _dataset(columns: dict[str, Any], descriptor: Document, is_open: bool) -> "xarray.Dataset":
+def _dataset(columns: dict[str, Any], times: Any, descriptor: Document, is_open: bool) -> "xarray.Dataset":
     data_keys = descriptor["data_keys"]
-    columns = {key: _along_rows(values, data_keys.get(key, {})) for key, values in columns.items()}
-    inside = [len(values) for key, values in columns.items() if "external" not in data_keys.get(key, {})]
-    n = min(inside or [len(values) for values in columns.values()], default=0)
+    columns = {key: _along_rows(values, data_keys[key]) for key, values in columns.items()}
+    inside = [values for key, values in columns.items() if "external" not in data_keys[key]]
+    inside += [] if times is None else [times]
+    n = min(map(len, inside or columns.values()), default=0)
     rows = {key: values[:n] for key, values in columns.items() if len(values) == n or (is_open and len(values) > n)}
-    times = rows.pop("time", numpy.full(n, numpy.nan))
     known = {key: {**data_keys[key], **_shape(values)} for key, values in rows.items()}
-    dataset = build(rows, times, {**descriptor, "data_keys": known})
-    others = {key: values for key, values in columns.items() if key not in rows and key != "time"}
+    if "time" in rows:  # which is the name of the rows' dimension
+        rows["time_"], known["time_"] = rows.pop("time"), {**known.pop("time"), "original_name": "time"}
+    dataset = build(rows, numpy.full(n, numpy.nan) if times is None else times[:n], {**descriptor, "data_keys": known})
+    others = {key: values for key, values in columns.items() if len(values) != n and not (is_open and len(values) > n)}
     return dataset.assign({key: (_dims(key, values), values) for key, values in others.items()})
 
 
@@ -169,10 +193,15 @@ def stream_clients(run: Any) -> dict[str, Any]:
 
     Asked of the server each time: a run's own client asks but once what streams there are.
     """
+    found = dict(children(run))
+    inner = found.get("streams")
+    if inner is not None and all(spec.name != "BlueskyEventStream" for spec in inner.specs):
+        found = dict(children(inner))  # as it was written until 2025
+    return {client.metadata.get("stream_name") or key: client for key, client in found.items()}
+
+
+def children(client: Any) -> Iterable[tuple[str, Any]]:
+    """Yield what lies below a node, as it lies there: the clients of runs and streams show it otherwise."""
     from tiled.client.container import Container
 
-    children = dict(Container(run.context, item=run.item, structure_clients=run.structure_clients).items())
-    inner = children.get("streams")
-    if inner is not None and all(spec.name != "BlueskyEventStream" for spec in inner.specs):
-        children = dict(inner.items())  # as it was written until 2025
-    return {client.metadata.get("stream_name") or key: client for key, client in children.items()}
+    return Container(client.context, item=client.item, structure_clients=client.structure_clients).items()
