@@ -6,11 +6,12 @@ from inspect import isgenerator
 
 from benchmarks.catalogs import catalogs
 from benchmarks.events import events, pages
+from benchmarks.finding import finding
 from benchmarks.imports import imports
 from benchmarks.memory import memory
 from benchmarks.scans import scans
 
-ALL = (imports, events, pages, scans, catalogs, memory)
+ALL = (imports, events, pages, scans, catalogs, finding, memory)
 
 
 def main(names):

@@ -83,9 +83,11 @@ def _is_of_runs(client: Any) -> bool:
 
 
 def _child(client: Any, name: str) -> Any:
-    from pipeline.catalog_client import Catalog
-
-    return getattr(client, name) if isinstance(client, Catalog) and name in CONTAINERS else find(client, name)
+    """Return the client of this child, and None if there is none; what was found once is kept with the parent."""
+    known = vars(client).setdefault("_pipeline_children", {})
+    if name not in known and (child := find(client, name)) is not None:
+        known[name] = child
+    return known.get(name)
 
 
 def _beside(client: Any, name: str) -> Any:

@@ -50,6 +50,7 @@ def analyses(
 
     Of us and of others: a run is one of them if its start document says so in any of the words that `parents_of`
     knows. Newest is what started last, and of those that started at the same time, what came last into the catalog.
+    Of a catalog that has `raw` and `analysis`, it is looked for in `raw` only if there is nothing in `analysis`.
 
     Parameters
     ----------
@@ -80,7 +81,8 @@ def analyses(
     if limit is not None and limit < 1:
         raise PipelineValueError(f"analyses: wanted a limit of 1 or more, there is {limit}.")
     uid = uid_of(raw)
-    found = [client for container in containers_of(catalog) for client in _made_of(container, uid)]
+    searched = (_made_of(container, uid) for container in containers_of(catalog))
+    found = next((found for found in searched if found), [])
     found = [client for client in found if _is_of(_start(client), node, recipe, reduction)]
     found.sort(key=lambda client: _start(client).get("time", 0.0))
     return [CatalogRun(client) for client in found[::-1][:limit]]
