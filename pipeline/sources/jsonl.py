@@ -1,14 +1,13 @@
 """Stored runs as JSONL files."""
 
 import glob
-import gzip
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
 
-from pipeline.documents import Document, NaNs, loads
-from pipeline.errors import PipelineOSError, PipelineValueError
+from pipeline.documents import Document
+from pipeline.errors import PipelineOSError
+from pipeline.json_lines import read_lines
 
 ENDINGS = (".jsonl", ".jsonl.gz")
 
@@ -43,7 +42,7 @@ def read_jsonl(
     """
     for path in jsonl_files(source):
         with open(path, "rb") as raw:
-            for item in _read_file(path, raw):
+            for item in read_lines(path, raw):
                 if progress is not None:
                     progress(raw.tell())
                 yield item
@@ -59,22 +58,3 @@ def jsonl_files(source: str | os.PathLike[str]) -> list[Path]:
     if not paths:
         raise PipelineOSError(f"{source}: wanted a JSONL file, a folder of them, or a glob; there is none.")
     return paths
-
-
-def _read_file(path: Path, raw: IO[bytes]) -> Iterator[tuple[str, Document]]:
-    restore = NaNs()
-    lines = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
-    for number, line in enumerate(lines, 1):
-        try:
-            name, doc = loads(line)
-            item = name, restore(name, doc) if name == "descriptor" or b"null" in line else doc
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise PipelineValueError(
-                f"{path}, line {number}: wanted a document as JSON, there is {_short(line)}: {error}"
-            ) from None
-        yield item
-
-
-def _short(line: bytes) -> str:
-    text = line.decode(errors="replace").strip()
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")

@@ -1,0 +1,39 @@
+"""Documents from lines of JSON: an open file, plain or gzipped, of either dialect."""
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from pipeline.documents import Document, NaNs, loads
+from pipeline.errors import PipelineValueError
+
+
+def read_lines(path: Path, raw: IO[bytes]) -> Iterator[tuple[str, Document]]:
+    r"""Read the documents of an open file, NaN both bare and as `null`.
+
+    Raises
+    ------
+    PipelineValueError
+        If a line is no document: it names file and line.
+
+    >>> import io
+    >>> list(read_lines(Path("a.jsonl"), io.BytesIO(b'["start", {"uid": "a", "time": 0}]\n')))
+    [('start', {'uid': 'a', 'time': 0})]
+    """
+    restore = NaNs()
+    lines = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+    for number, line in enumerate(lines, 1):
+        try:
+            name, doc = loads(line)
+            item = name, restore(name, doc) if name == "descriptor" or b"null" in line else doc
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise PipelineValueError(
+                f"{path}, line {number}: wanted a document as JSON, there is {_short(line)}: {error}"
+            ) from None
+        yield item
+
+
+def _short(line: bytes) -> str:
+    text = line.decode(errors="replace").strip()
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
