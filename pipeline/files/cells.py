@@ -13,9 +13,7 @@ Cells = Sequence[str | None]
 
 NO_NUMBER = frozenset({"nan", "na", "n/a", "#n/a", "null", "none"})
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
-_MOMENT = re.compile(
-    r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?(?P<zone>Z|[+-]\d\d:?\d\d)?)?", re.ASCII
-)
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?(?P<zone>Z|[+-]\d\d:?\d\d)?)?", re.ASCII)
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -32,7 +30,9 @@ def values_of(cells: Cells, place: str) -> numpy.ndarray:
         return numpy.full(len(cells), numpy.nan)
     numbers = [cell for cell in present if cell.lower() not in NO_NUMBER]
     if numbers and all(map(NUMBER.fullmatch, numbers)):
-        return numbers_of([None if cell is None or cell.strip().lower() in NO_NUMBER else cell for cell in cells], place)
+        return numbers_of(
+            [None if cell is None or cell.strip().lower() in NO_NUMBER else cell for cell in cells], place
+        )
     if all(cell.lower() in _BOOLEANS for cell in present):
         return booleans_of(cells)
     matches = [_MOMENT.fullmatch(cell) for cell in present]
@@ -71,7 +71,7 @@ def with_gaps(integers: Sequence[int | None], place: str) -> numpy.ndarray:
     """
     bounds = [value for value in integers if value is not None]
     if len(bounds) == len(integers):
-        dtype = "i8" if not bounds or -(2**63) <= min(bounds) and max(bounds) < 2**63 else "u8"
+        dtype = "i8" if not bounds or (min(bounds) >= -(2**63) and max(bounds) < 2**63) else "u8"
         if dtype == "u8" and not (min(bounds) >= 0 and max(bounds) < 2**64):
             raise PipelineValueError(f"{place}: wanted integers of 64 bits, there is {max(bounds, key=abs)}.")
         return numpy.array(integers, dtype)

@@ -1,5 +1,6 @@
 """A column: one variable of a table, with all that a file must keep to give it back as it was."""
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -7,12 +8,22 @@ from typing import Any
 
 import numpy
 
-from pipeline.documents import Document, dumps, loads
+from pipeline.documents import Document, dumps
 from pipeline.errors import PipelineTypeError, PipelineValueError
 
 OBJECT = "object"
-_DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248]|U\d{1,6}|[mM]8(\[\w{1,16}\])?|T16)")
-_KINDS = {"b": "number", "i": "number", "u": "number", "f": "number", "M": "time", "m": "time", "U": "text", "T": "text"}
+TEXT = "text"  # numpy's, of any length
+_DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248]|U\d{1,6}|[mM]8(\[\w{1,16}\])?)")
+_KINDS = {
+    "b": "number",
+    "i": "number",
+    "u": "number",
+    "f": "number",
+    "M": "time",
+    "m": "time",
+    "U": "text",
+    "T": "text",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +40,8 @@ class Column:
         `number` (booleans too), `time` (moments and time differences), `text`, `flag` (booleans of which some are
         missing) or `ragged` (an array of its own length in each row).
     dtype
-        As numpy writes it; of ragged rows that of a row; `object` where None stands for what is missing.
+        As numpy writes it; of ragged rows that of a row; `object` where None stands for what is missing; `text` of
+        numpy's text of any length.
     values
         As `dims` and `dtype` say.
     attrs
@@ -63,7 +75,39 @@ class Column:
         """Where there is no value, as booleans."""
         if self.dtype != OBJECT:
             return numpy.zeros(self.values.shape, bool)
-        return numpy.equal(self.values, None).astype(bool)
+        return is_none(self.values)
+
+
+def is_none(values: numpy.ndarray) -> numpy.ndarray:
+    """Tell where None stands.
+
+    >>> is_none(numpy.array(["a", None], object))
+    array([False,  True])
+    """
+    flat = numpy.array([value is None for value in values.ravel().tolist()], bool)
+    return flat.reshape(values.shape)
+
+
+def with_none(values: numpy.ndarray) -> numpy.ndarray:
+    """Return objects with None for whatever means a missing one: xarray and pandas put NaN and their own there.
+
+    >>> with_none(numpy.array(["a", float("nan")], object)).tolist()
+    ['a', None]
+    """
+    if hasattr(values.dtype, "na_object"):  # numpy's text of any length, that knows of missing ones
+        values = values.astype(object)
+    if values.dtype != object:
+        return values
+    flat = values.ravel()
+    missing = [i for i, value in enumerate(flat.tolist()) if _is_missing(value)]
+    if missing:
+        flat = flat.copy()
+        flat[missing] = None
+    return flat.reshape(values.shape)
+
+
+def _is_missing(value: Any) -> bool:
+    return (isinstance(value, float) and value != value) or type(value).__name__ in ("NAType", "NaTType")
 
 
 def column_of(description: Document, values: Any) -> Column:
@@ -93,14 +137,21 @@ def dtype_of(description: Document) -> Any:
     text = description["dtype"]
     if text == OBJECT:
         return numpy.dtype(object)
+    if text == TEXT:
+        return numpy.dtypes.StringDType()
     if not isinstance(text, str) or not _DTYPE.fullmatch(text):
         raise PipelineValueError(f"wanted a dtype of numbers, text or times, there is {text!r}.")
-    return numpy.dtypes.StringDType() if text.endswith("T16") else numpy.dtype(text)
+    return numpy.dtype(text)
 
 
 def plain(values: Any, place: str) -> Document:
-    """Return this dict as it is once JSON was made of it."""
-    return loads(dumps(place, {str(key): value for key, value in values.items()}))[1]
+    """Return this dict as it is once JSON was made of it.
+
+    >>> plain({"q": (1, numpy.float32(0.5), float("nan")), "n": 2**70}, "start")
+    {'q': [1, 0.5, None], 'n': 1180591620717411303424}
+    """
+    line = dumps(place, {str(key): value for key, value in values.items()})
+    return json.loads(line)[1]  # not orjson's: it makes floats of integers of more than 64 bits
 
 
 def kind_of(values: numpy.ndarray, place: str) -> tuple[str, str]:
@@ -119,7 +170,7 @@ def kind_of(values: numpy.ndarray, place: str) -> tuple[str, str]:
         return _object_kind(values, place)
     if letter not in _KINDS or (letter == "f" and values.dtype.itemsize > 8):
         raise PipelineTypeError(f"{place}: wanted numbers, text, booleans or datetimes, there is {values.dtype}.")
-    return _KINDS[letter], dtype
+    return _KINDS[letter], TEXT if letter == "T" else dtype
 
 
 def _object_kind(values: numpy.ndarray, place: str) -> tuple[str, str]:

@@ -23,7 +23,7 @@ def stream_stem(name: str) -> str:
     """Return a stream's part of a file name.
 
     >>> stream_stem("primary"), stream_stem("../evil")
-    ('primary', 'evil-d9bb2a42')
+    ('primary', 'evil-2d6afc71')
     """
     if _SAFE.fullmatch(name):
         return name

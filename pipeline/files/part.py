@@ -8,7 +8,7 @@ import numpy
 
 from pipeline.documents import Document
 from pipeline.errors import PipelineValueError
-from pipeline.files.column import OBJECT, Column, column_of, dtype_of, ragged
+from pipeline.files.column import OBJECT, Column, column_of, dtype_of, is_none, ragged
 
 NO_FLAG = -1
 NO_TIME = numpy.iinfo("i8").min
@@ -37,7 +37,9 @@ def parts_of(column: Column, place: str) -> list[Part]:
     [[1.0, 2.0, 3.0], [1, 2]]
     """
     if column.kind != "ragged":
-        return [Part("", column.dims, *_encode(column.kind, column.values, _shown(column), f"{place}, {column.name!r}"))]
+        return [
+            Part("", column.dims, *_encode(column.kind, column.values, _shown(column), f"{place}, {column.name!r}"))
+        ]
     flat = numpy.concatenate([numpy.empty(0, dtype_of(column.describe())), *column.values])
     kind = {"M": "time", "m": "time", "U": "text"}.get(flat.dtype.kind, "number")
     elements = f"{column.name}_elements"
@@ -53,21 +55,23 @@ def _shown(column: Column) -> dict[str, str]:
     return {key: value for key, value in names.items() if isinstance(value, str) and value and "\0" not in value}
 
 
-def _encode(kind: str, values: numpy.ndarray, attrs: dict[str, Any], place: str) -> tuple[numpy.ndarray, dict[str, Any]]:
+def _encode(
+    kind: str, values: numpy.ndarray, attrs: dict[str, Any], place: str
+) -> tuple[numpy.ndarray, dict[str, Any]]:
     if kind == "time":
         unit, _ = numpy.datetime_data(values.dtype)
         since = " since 1970-01-01" if values.dtype.kind == "M" else ""
         return values.astype("i8"), attrs | {"units": _UNITS[unit] + since, "_FillValue": numpy.int64(NO_TIME)}
     if kind == "flag":
-        missing = numpy.equal(values, None).astype(bool)
-        return numpy.where(missing, NO_FLAG, values).astype("i1"), attrs | {"_FillValue": numpy.int8(NO_FLAG)}
+        flags = numpy.array(numpy.where(is_none(values), NO_FLAG, values), "i1")
+        return flags, attrs | {"_FillValue": numpy.int8(NO_FLAG)}
     if kind == "text":
         return _texts(values, place), attrs
     return values, attrs
 
 
 def _texts(values: numpy.ndarray, place: str) -> numpy.ndarray:
-    texts = numpy.where(numpy.equal(values, None).astype(bool), "", values) if values.dtype == object else values
+    texts = numpy.where(is_none(values), "", values) if values.dtype == object else values
     texts = texts.astype(object)
     bad = next((text for text in texts.ravel() if "\0" in text or not _is_unicode(text)), None)
     if bad is not None:
@@ -103,5 +107,7 @@ def column_of_parts(description: Document, parts: Sequence[numpy.ndarray]) -> Co
 def _decode(values: numpy.ndarray, description: Document) -> numpy.ndarray:
     dtype = dtype_of(description)
     if description["kind"] == "flag":
-        return numpy.where(values == NO_FLAG, None, values.astype(bool).astype(object))
+        flags = values.astype(bool).astype(object)
+        flags[values == NO_FLAG] = None
+        return flags
     return values.astype(object if description["dtype"] == OBJECT else dtype)

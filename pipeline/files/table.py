@@ -1,13 +1,14 @@
 """A table: the columns of one stream, as a file holds them."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self
 
 import numpy
 
 from pipeline.documents import Document
 from pipeline.errors import PipelineTypeError
-from pipeline.files.column import Column, kind_of, plain
+from pipeline.files.column import Column, kind_of, plain, with_none
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,9 @@ class Table:
         """Return the table as an `xarray.Dataset`."""
         import xarray
 
-        variables = {each.name: xarray.Variable(each.dims, each.values, each.attrs) for each in self.columns}
+        # not by its own conversion, which makes NaN of the None that stands for a missing text
+        make = partial(xarray.Variable, fastpath=True)
+        variables = {each.name: make(each.dims, each.values, each.attrs) for each in self.columns}
         coordinates = [each.name for each in self.columns if each.is_coordinate]
         return xarray.Dataset(variables, attrs=self.attrs).set_coords(coordinates)
 
@@ -77,7 +80,7 @@ def _column(name: Any, variable: Any, is_coordinate: bool, place: str) -> Column
     if not isinstance(name, str):
         raise PipelineTypeError(f"{place}: wanted the name of a column as text, there is {name!r}.")
     place = f"{place}, column {name!r}"
-    values = numpy.asarray(variable.values)
+    values = with_none(numpy.asarray(variable.values))
     kind, dtype = kind_of(values, place)
     dims = tuple(map(str, variable.dims))
     return Column(name, dims, kind, dtype, values, plain(variable.attrs, place), is_coordinate)

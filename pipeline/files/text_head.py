@@ -4,18 +4,28 @@ import csv
 import itertools
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from statistics import mode
 
 from pipeline.errors import PipelineError, PipelineValueError
 
 SPACES = r"\s+"
-DELIMITERS = {"csv": (",", ";", "\t", "|"), "tsv": ("\t",), "text": ("\t", ",", ";", SPACES), "xdi": (SPACES, "\t", ",")}
+DELIMITERS = {
+    "csv": (",", ";", "\t", "|"),
+    "tsv": ("\t",),
+    "text": ("\t", ",", ";", SPACES),
+    "xdi": (SPACES, "\t", ","),
+}
 MARKS = {"csv": "#", "tsv": "#", "text": "#%!", "xdi": "#"}
 SAMPLE = 200
 NUMBER = re.compile(r"\s*[+-]?((\d+\.?\d*|\.\d+)([eEdD][+-]?\d+)?|inf(inity)?|nan)\s*", re.ASCII | re.IGNORECASE)
 COMMA_NUMBER = re.compile(r"\s*[+-]?(\d+,?\d*|,\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 _THOUSANDS = re.compile(r"\s*[+-]?\d{1,3}(,\d{3})+\s*", re.ASCII)
-_WITH_UNITS = re.compile(r"(?P<name>.*\S)(\s+\((?P<round>[^()\[\]]{1,40})\)|\s*\[(?P<square>[^()\[\]]*[^()\[\]\d][^()\[\]]*)\])")
+_WITH_UNITS = re.compile(
+    r"(?P<name>.*\S)"
+    r"(\s+\((?P<round>[^()\[\]]{1,40})\)"  # I(q) has no unit
+    r"|\s*\[(?P<square>[^()\[\]]*[^()\[\]\d][^()\[\]]*)\])"  # nor has roi[0]
+)
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,7 @@ def _comments(lines: Iterable[str], marks: str) -> tuple[list[str], list[str], i
 def split(lines: Sequence[str], delimiter: str) -> list[list[str]]:
     """Return the cells of each line that is not blank.
 
-    >>> split(["a,'b'", " ", '1,"2,3"'], ",")
+    >>> split(["a,'b'", "", '1,"2,3"'], ",")
     [['a', "'b'"], ['1', '2,3']]
     """
     if delimiter == SPACES:
@@ -140,7 +150,7 @@ def _header(
     comments: list[str], rows: list[list[str]], delimiter: str, names: Sequence[str] | None, n: int
 ) -> tuple[list[str], list[str], int]:
     """Return the comments that are left, the names, and how many rows they took."""
-    width = len(rows[-1])
+    width = mode(map(len, rows))
     if names is not None:
         if len(names) != width:
             raise PipelineValueError(f"line {n + 1}: wanted {len(names)} columns, {list(names)}; there are {width}.")
@@ -151,7 +161,7 @@ def _header(
     found = _split_title(comments[titles[-1]], width, delimiter) if titles else None
     if found is None:
         raise PipelineValueError(
-            f"line {n + 1}: wanted a line that names {width} columns before it, there is none; `names=[...]` gives them."
+            f"line {n + 1}: wanted a line before it that names {width} columns, there is none; `names=[...]` does."
         )
     return comments[: titles[-1]] + comments[titles[-1] + 1 :], found, 0
 
@@ -228,12 +238,3 @@ def is_table(text: str) -> bool:
         return False
     rows = split(lines[head.skip : head.skip + SAMPLE], head.delimiter)
     return bool(rows) and _width(rows) == len(head.names) > 1 and _score(rows, head.delimiter) > 0.5
-
-
-def without_comments(head: TextHead) -> TextHead:
-    """Return the same head, its comments told elsewhere.
-
-    >>> without_comments(TextHead(["a"], ["x"], [""], ",", ".", 1)).comments
-    []
-    """
-    return replace(head, comments=[])

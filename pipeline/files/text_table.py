@@ -162,5 +162,7 @@ def facts_of(comments: Sequence[str]) -> Document:
     """
     matches = [_FACT.fullmatch(comment) for comment in comments]
     facts: Document = {match["name"]: match["value"] for match in matches if match}
-    rest = [comment for comment, match in zip(comments, matches, strict=True) if not match and re.search(r"\w", comment)]
+    rest = [
+        comment for comment, match in zip(comments, matches, strict=True) if not match and re.search(r"\w", comment)
+    ]
     return facts | ({"comments": rest} if rest else {})

@@ -53,13 +53,14 @@ def _labelled(column: Column, match: re.Match[str]) -> Column:
 
 
 def _facts(head: TextHead, fields: Sequence[re.Match[str]]) -> Document:
-    version = _VERSION.match(head.comments[0])
-    facts: Document = version.groupdict() if version else {}
+    facts: Document = {}
+    if version := _VERSION.match(head.comments[0]):
+        facts["XDI"] = version.groupdict()
     for field in fields:
         if field["family"].lower() != "column":
             _add(facts.setdefault(field["family"], {}), field["member"], field["value"])
     comments = [each for each in head.comments[1:] if not _FIELD.fullmatch(each) and not _LINE.fullmatch(each)]
-    return facts | ({"comments": comments} if comments else {})
+    return facts | ({"user comments": comments} if comments else {})
 
 
 def _add(family: Document, member: str, value: str) -> None:
