@@ -82,7 +82,7 @@ def test_element_and_edge_of_a_real_file_can_stand_in_a_start_document(data_fold
     facts = read_results(data_folder / "xas" / "v_foil.xdi").metadata["xdi"]
 
     assert facts["Element"] == {"symbol": "V", "edge": "K"}
-    assert facts["Beamline"]["I0_sensitivity_value"] == ["1 || 13BMA:A3sens_num.VAL", "nA/V || 13BMA:A3sens_unit.VAL"]
+    assert facts["Beamline"]["I0_sensitivity_value"] == ["1 || 13BMD:A3sens_num.VAL", "nA/V || 13BMD:A3sens_unit.VAL"]
 
 
 def test_real_reduced_data_are_streams_by_group_and_length(data_folder):
@@ -100,8 +100,8 @@ def test_real_reduced_data_are_streams_by_group_and_length(data_folder):
 def test_real_hdf5_frames_are_a_stream(data_folder):
     results = read_results(data_folder / "frames_k11_tomo" / "k11-18014-imaging.h5")
 
-    detector = results.streams["primary"]["detector"]
-    assert (detector.shape, detector.dtype) == ((3201, 22, 26), "uint16")
+    assert list(results.streams["primary"]) == ["data"]  # linked to as `detector` too
+    assert (results.streams["primary"]["data"].shape, results.streams["primary"]["data"].dtype) == ((3201, 22, 26), "uint16")
 
 
 def test_real_runs_as_jsonl_are_runs_already(data_folder):
@@ -116,10 +116,9 @@ def test_real_runs_as_jsonl_are_runs_already(data_folder):
 
 @pytest.mark.parametrize("name", ["nist_linear/Norris.dat", "nist_univariate/Lew.txt", "nist_nonlinear/Gauss1.dat"])
 def test_a_report_that_is_no_table_is_refused(data_folder, name):
-    with pytest.raises(PipelineError, match="wanted a file of"):
+    with pytest.raises(PipelineError, match=r"line \d+: wanted \d cells"):
         read_results(data_folder / name)
-    with pytest.raises(PipelineError, match=r"line \d+: wanted"):
-        read_results(data_folder / name, format="text")
+    assert data_folder / name not in result_files((data_folder / name).parent)
 
 
 def test_the_files_of_a_real_folder_are_those_that_can_be_read(data_folder):
@@ -179,8 +178,8 @@ def test_comments_are_facts_and_their_last_line_may_name_the_columns(written):
     ("name", "text", "says"),
     [
         ("a.csv", "x,y\n1,2\n3\n", r"a\.csv, line 3: wanted 2 cells, \['x', 'y'\]; there are 1"),
-        ("a.csv", "x,y\n1,2\n3,4,5\n", r"a\.csv: wanted 2 cells in each row: .*line 3, saw 3"),
-        ("a.csv", "x,y\n1,2,3\n4,5,6\n", r"a\.csv: wanted 2 cells in each row"),
+        ("a.csv", "x,y\n1,2\n3,4,5\n", r"a\.csv, line 3: wanted 2 cells, there are 3"),
+        ("a.csv", "x,y\n1,2,3\n4,5,6\n", r"a\.csv, line 2: wanted 2 cells, there are more"),
         ("a.csv", "", r"a\.csv, line 1: wanted rows, there is none"),
         ("a.csv", "1,2\n3,4\n", r"a\.csv, line 1: wanted a line before it that names 2 columns"),
         ("a.csv", "x;y\n1,500;2\n", r"a\.csv, line 2: .*certain how they are written, there is '1,500'; `decimal="),
@@ -398,12 +397,10 @@ def test_each_nxdata_is_a_stream_the_default_plot_first(nexus):
 def test_hdf5_without_nxdata_is_read_by_groups_of_equal_length(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["fit/x"], file["fit/y"], file["fit/image"] = [1, 2], [b"a", "bé".encode()], numpy.zeros((2, 3, 4), "u2")
-        file["fit/rag"] = numpy.array([numpy.zeros(1), numpy.ones(2)], object, copy=True)[:0]
         file["table"] = numpy.array([(1, 2.5)], [("n", "i4"), ("x", "f8")])
         file["fit/x"].attrs["units"] = "mm"
         file["n"] = 3
         file["fit"].attrs["kind"] = "gauss"
-        del file["fit/rag"]
         ragged = file.create_dataset("fit/rag", (2,), h5py.vlen_dtype("f4"))
         ragged[0], ragged[1] = [1.0], [2.0, 3.0]
 

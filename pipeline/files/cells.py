@@ -104,6 +104,22 @@ def moments_of(cells: Cells, place: str) -> numpy.ndarray:
     texts = [None if cell is None else cell.strip() for cell in cells]
     try:
         moments = pandas.to_datetime(pandas.Series(texts, dtype=object), format="ISO8601", utc=True)
-        return moments.dt.tz_localize(None).to_numpy("M8[ns]")
     except (ValueError, OverflowError) as error:
-        raise PipelineValueError(f"{place}: wanted datetimes of the years 1678 to 2262: {error}") from None
+        raise PipelineValueError(f"{place}: wanted datetimes as ISO 8601 has them: {error}") from None
+    return nanoseconds(moments.dt.tz_localize(None).to_numpy(), place)
+
+
+def nanoseconds(moments: numpy.ndarray, place: str) -> numpy.ndarray:
+    """Return datetimes in nanoseconds, or refuse those that these cannot tell.
+
+    >>> nanoseconds(numpy.array(["2500-01-01"], "M8[s]"), "a.csv")
+    Traceback (most recent call last):
+    pipeline.errors.PipelineValueError: a.csv: wanted datetimes of the years 1678 to 2262, there is 2500-01-01T00:00:00.
+    """
+    fine = moments.astype("M8[ns]")
+    changed = ~numpy.isnat(moments) & (fine.astype(moments.dtype) != moments)
+    if changed.any():
+        raise PipelineValueError(
+            f"{place}: wanted datetimes of the years 1678 to 2262, there is {moments[changed][0]}."
+        )
+    return fine

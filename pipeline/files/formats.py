@@ -27,6 +27,7 @@ SUFFIXES = {
     ".jsonl.gz": "jsonl",
 }
 FORMATS = (*sorted({*SUFFIXES.values(), "text"}), "nexus")
+TEXTS = (".dat", ".txt", ".asc", ".xy")  # what is written into such a file may be anything
 _MAGIC = {b"PAR1": "parquet", b"\x89HDF\r\n\x1a\n": "hdf5", b"CDF\x01": "netcdf", b"CDF\x02": "netcdf"}
 HEAD = 65536
 

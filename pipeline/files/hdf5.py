@@ -59,7 +59,7 @@ def _refuse_link(h5py: Any, group: Any, name: str, place: str) -> None:
     for _ in range(_MAX_LINKS):
         while todo and isinstance(_link(group, todo[0], place), h5py.HardLink):
             item = group[todo.pop(0)]
-            group = item if isinstance(item, h5py.Group) else {}
+            group = item if isinstance(item, h5py.Group) else group
         if not todo:
             return
         link = _link(group, todo[0], place)
@@ -73,9 +73,12 @@ def _refuse_link(h5py: Any, group: Any, name: str, place: str) -> None:
 
 def _link(group: Any, name: str, place: str) -> Any:
     try:
-        return group.get(name, getlink=True)
-    except (KeyError, TypeError, AttributeError):
-        raise PipelineValueError(f"{place}: wanted data, there is a link to nothing: {name!r}.") from None
+        link = group.get(name, getlink=True)
+    except (KeyError, TypeError):  # a kind of link of a user's own
+        link = None
+    if link is None:
+        raise PipelineValueError(f"{place}: wanted data, there is a link to nothing: {name!r}.")
+    return link
 
 
 def _refuse_foreign_data(dataset: Any, place: str) -> None:

@@ -131,7 +131,7 @@ def _read_groups(path: Path, engine: str) -> tuple[dict[str, Any], None, Documen
             how = {} if engine == "scipy" else {"group": group}
             with xarray.open_dataset(path, engine=engine, **how) as dataset:
                 datasets[group] = dataset.load()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise PipelineValueError(f"{path}: wanted a NetCDF file: {error}") from None
     facts = dict(datasets["/"].attrs) if "/" in datasets else {}
     found = {group: _texted(dataset) for group, dataset in datasets.items() if dataset.dims}

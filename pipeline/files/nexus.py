@@ -171,11 +171,15 @@ def _facts(items: list[tuple[str, Any]]) -> Document:
     facts: Document = {}
     for name, item in items:
         if hasattr(item, "keys"):
-            found = {key: value for key, value in attrs_of(item).items() if key not in _NO_FACTS}
+            found = {key: value for key, value in attrs_of(item).items() if not _tells_of_plot(key)}
             facts.update({f"{name}/{key}".strip("/"): value for key, value in found.items()})
         elif item.size == 1 and item.ndim < 2 and item.dtype.names is None and item.dtype.kind in "biufSO":
             facts[name] = text_of(item[()].item() if isinstance(item[()], numpy.ndarray | numpy.generic) else item[()])
     return facts
+
+
+def _tells_of_plot(key: str) -> bool:
+    return key in _NO_FACTS or key.endswith("_indices")
 
 
 def _arrays(path: Path, items: list[tuple[str, Any]]) -> dict[str, tuple[numpy.ndarray, Document]]:

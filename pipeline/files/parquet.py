@@ -10,7 +10,7 @@ import numpy
 from pipeline.documents import Document
 from pipeline.errors import PipelineError, PipelineTypeError, PipelineValueError
 from pipeline.files.array_text import array_from_text, array_to_text
-from pipeline.files.cells import with_gaps
+from pipeline.files.cells import nanoseconds, with_gaps
 from pipeline.files.column import OBJECT, Column, column_of, dtype_of, kind_of, ragged
 from pipeline.files.file_name import run_stem, stream_stem
 from pipeline.files.formats import require
@@ -41,7 +41,10 @@ def write_parquet(directory: Path, start: Document, tables: Sequence[Table]) -> 
         facts = {START: json.dumps(start, allow_nan=False), LAYOUT: json.dumps(layout, allow_nan=False)}
         stored = arrow.table(arrays, schema=arrow.schema(fields, metadata=facts))
         path = directory / f"{run_stem(str(start.get('uid')))}-{stream_stem(table.name)}.parquet"
-        parquet.write_table(stored, path, version="2.6")
+        try:
+            parquet.write_table(stored, path, version="2.6")
+        except arrow.ArrowException as error:
+            raise PipelineValueError(f"stream {table.name!r}: Parquet cannot hold it: {error}") from None
 
 
 def _texts(attrs: Document) -> dict[str, str]:
@@ -176,7 +179,7 @@ def _values(array: Any, place: str) -> numpy.ndarray:
     if types.is_integer(kind) or types.is_floating(kind) or types.is_duration(kind):
         return array.to_numpy(zero_copy_only=False)
     if types.is_date(kind) or types.is_timestamp(kind):
-        return array.to_numpy(zero_copy_only=False).astype("M8[ns]")
+        return nanoseconds(array.to_numpy(zero_copy_only=False), place)
     if types.is_null(kind):
         return numpy.full(len(array), numpy.nan)
     raise PipelineTypeError(f"{place}: wanted numbers, text, booleans, datetimes or lists of them, there is {kind}.")

@@ -11,7 +11,7 @@ from pipeline.documents import Document
 from pipeline.errors import PipelineOSError, PipelineValueError
 from pipeline.files.csv_file import read_csvw
 from pipeline.files.csvw import read_sidecar
-from pipeline.files.formats import FORMATS, format_of
+from pipeline.files.formats import FORMATS, TEXTS, format_of
 from pipeline.files.metadata import metadata_of, nested, storable
 from pipeline.files.netcdf import read_netcdf
 from pipeline.files.nexus import read_hdf5
@@ -91,7 +91,7 @@ def read_results(
     """
     path = Path(path)
     reference = _reference(path)
-    found = format_of(path, format)
+    found = format_of(path, format) or ("text" if path.name.lower().endswith(TEXTS) else None)
     if found is None:
         raise PipelineValueError(f"{path}: wanted a file of {list(FORMATS)}, it begins like none; `format=` tells.")
     if found == "jsonl":

@@ -97,8 +97,16 @@ def read_frame(path: Path, **how: Any) -> Any:
     except UnicodeError as error:
         raise _undecodable(path, how["encoding"], error) from None
     except (pandas.errors.ParserError, pandas.errors.ParserWarning, pandas.errors.EmptyDataError) as error:
-        text = str(error).strip().removeprefix("Error tokenizing data. C error: ")
-        raise PipelineValueError(f"{path}: wanted {len(how['names'])} cells in each row: {text}") from None
+        raise _wrong_rows(path, how, str(error).strip()) from None
+
+
+def _wrong_rows(path: Path, how: dict[str, Any], error: str) -> PipelineValueError:
+    wanted = f"wanted {len(how['names'])} cells"
+    if found := re.search(r"Expected \d+ fields in line (\d+), saw (\d+)", error):
+        return PipelineValueError(f"{path}, line {found[1]}: {wanted}, there are {found[2]}.")
+    if "Length of header or names" in error:
+        return PipelineValueError(f"{path}, line {how.get('skiprows', 0) + 1}: {wanted}, there are more.")
+    return PipelineValueError(f"{path}: {wanted} in each row: {error}")
 
 
 def _unlike(names: Sequence[str]) -> list[str]:
