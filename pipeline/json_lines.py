@@ -1,6 +1,7 @@
 """Documents from lines of JSON: an open file, plain or gzipped, of either dialect."""
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -22,8 +23,7 @@ def read_lines(path: Path, raw: IO[bytes]) -> Iterator[tuple[str, Document]]:
     [('start', {'uid': 'a', 'time': 0})]
     """
     restore = NaNs()
-    lines = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_lines(path, raw), 1):
         try:
             name, doc = loads(line)
             item = name, restore(name, doc) if name == "descriptor" or b"null" in line else doc
@@ -32,6 +32,18 @@ def read_lines(path: Path, raw: IO[bytes]) -> Iterator[tuple[str, Document]]:
                 f"{path}, line {number}: wanted a document as JSON, there is {_short(line)}: {error}"
             ) from None
         yield item
+
+
+def _lines(path: Path, raw: IO[bytes]) -> Iterator[bytes]:
+    if path.suffix != ".gz":
+        yield from raw
+        return
+    number = 0
+    try:
+        for number, line in enumerate(gzip.GzipFile(fileobj=raw), 1):  # noqa: B007 - told if the next cannot be read
+            yield line
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise PipelineValueError(f"{path}, line {number + 1}: wanted gzipped lines to the end: {error}") from None
 
 
 def _short(line: bytes) -> str:

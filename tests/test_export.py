@@ -2,7 +2,6 @@
 
 import json
 import math
-import math
 import os
 import subprocess
 import sys
@@ -40,7 +39,11 @@ def plainly(dataset):
 
 def _values(values):
     if values.dtype == object:
-        return "object", values.shape, [_values(v) if isinstance(v, numpy.ndarray) else _text(v) for v in values.ravel()]
+        return (
+            "object",
+            values.shape,
+            [_values(v) if isinstance(v, numpy.ndarray) else _text(v) for v in values.ravel()],
+        )
     if values.dtype.kind in "fMm":
         return values.dtype, values.shape, ["nan" if value != value else _text(value) for value in values.ravel()]
     return values.dtype, values.shape, values.ravel().tolist()
@@ -57,7 +60,9 @@ def back(run, format, folder):
     for path in export(run, format, folder):
         if not path.name.endswith(".json"):
             results = read_results(path)
-            assert results.metadata == {key: value for key, value in run.metadata["start"].items() if key not in ("uid", "time")}
+            assert results.metadata == {
+                key: value for key, value in run.metadata["start"].items() if key not in ("uid", "time")
+            }
             assert (results.reference["name"], results.reference["uid"]) == (path.name, run.metadata["start"]["uid"])
             streams |= results.streams
     return streams
@@ -73,11 +78,33 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
 )
 SECONDS = st.integers(-(2**33), 2**33).map(lambda n: numpy.datetime64(n, "s"))  # of nanoseconds too
 DTYPES = st.sampled_from(
-    ["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", ">i4", ">f8", "M8[ns]", "M8[s]", "m8[ns]", "U5"]
+    [
+        "b1",
+        "i1",
+        "i2",
+        "i4",
+        "i8",
+        "u1",
+        "u2",
+        "u4",
+        "u8",
+        "f2",
+        "f4",
+        "f8",
+        ">i4",
+        ">f8",
+        "M8[ns]",
+        "M8[s]",
+        "m8[ns]",
+        "U5",
+    ]
 )
 ATTRS = st.dictionaries(
     st.sampled_from(["units", "long_name", "description", "kind", "_FillValue", "scale_factor"]),
-    TEXTS | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | st.lists(st.booleans(), max_size=2),
+    TEXTS
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.lists(st.booleans(), max_size=2),
     max_size=3,
 )
 
@@ -95,7 +122,9 @@ def values(draw, n):
         lengths = draw(st.lists(st.integers(0, 3), min_size=n, max_size=n))
         return ragged(draw(hnp.arrays(dtype, length, elements=elements)) for length in lengths)
     if kind == "texts":
-        return numpy.array([*draw(st.lists(st.tuples(st.none() | TEXTS, TEXTS), min_size=n, max_size=n)), ("", "")], object)[:-1]
+        return numpy.array(
+            [*draw(st.lists(st.tuples(st.none() | TEXTS, TEXTS), min_size=n, max_size=n)), ("", "")], object
+        )[:-1]
     shape = draw(st.sampled_from([(), (), (2, 3), (3,), (0,), (2, 0)])) if kind == "array" else ()
     return draw(hnp.arrays(dtype, (n, *shape), elements=elements))
 
@@ -118,7 +147,9 @@ def datasets(draw):
 
 
 @pytest.mark.parametrize("format", TABLES)
-@given(st.dictionaries(st.sampled_from(["primary", "final", "a/b", "ü", "bluesky"]), datasets(), min_size=1, max_size=2))
+@given(
+    st.dictionaries(st.sampled_from(["primary", "final", "a/b", "ü", "bluesky"]), datasets(), min_size=1, max_size=2)
+)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_is_exported_comes_back_as_it_was(format, tmp_path_factory, streams):
     folder = tmp_path_factory.mktemp("out")
@@ -268,8 +299,8 @@ def test_a_nexus_reader_finds_the_plot(run, tmp_path):
     assert [axis.nxname for axis in plot.nxaxes] == ["motor"]
     assert plot.nxsignal.attrs["units"] == "counts"
     assert plot["motor"].nxdata.tolist() == [0.0, 1.0, 2.0]
-    assert str(root["entry/bluesky/metadata/sample/name"]) == "Cü"
-    assert json.loads(str(root["entry/bluesky/start"].nxdata))["analysis"]["recipe"] == [1, None, 2**60, 2**70]
+    assert root["entry/bluesky/metadata/sample/name"].nxvalue == "Cü"
+    assert json.loads(root["entry/bluesky/start"].nxvalue)["analysis"]["recipe"] == [1, None, 2**60, 2**70]
 
 
 def test_what_nexus_calls_data_is_numbers_under_names_of_nexus(run, tmp_path):
@@ -379,3 +410,32 @@ def test_a_package_that_is_not_there_is_told_with_the_extra_that_brings_it(tmp_p
 
     assert "wanted the package 'h5py'" in done.stderr
     assert "bluesky-pipeline[files]" in done.stderr
+
+
+FULL_DISK = """
+import resource, signal, sys
+import numpy, xarray
+from stored_run import StoredRun
+from pipeline.errors import PipelineError
+from pipeline.files import export
+
+run = StoredRun({"primary": xarray.Dataset({"x": ("time", numpy.random.default_rng(0).random(100_000))})})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    export(run, sys.argv[1], sys.argv[2])
+except PipelineError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("format", TABLES)
+def test_a_disk_that_is_full_is_told_and_leaves_no_file(format, tmp_path):
+    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, format, str(tmp_path)], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+
+    assert "cannot write" in done.stdout, done.stderr
+    assert list(tmp_path.iterdir()) == []

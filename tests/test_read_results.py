@@ -94,14 +94,19 @@ def test_real_reduced_data_are_streams_by_group_and_length(data_folder):
     assert sizes == {"flyScan_reduced_full": 7983, "flyScan_reduced_full_1": 1, "flyScan_reduced_250": 249}
     assert set(results.streams["flyScan_reduced_250"]) == {"Q", "R", "dR"}
     with numpy.load(path, allow_pickle=False) as archive:
-        numpy.testing.assert_array_equal(results.streams["flyScan_reduced_250"]["dR"], archive["flyScan_reduced_250/dR"])
+        numpy.testing.assert_array_equal(
+            results.streams["flyScan_reduced_250"]["dR"], archive["flyScan_reduced_250/dR"]
+        )
 
 
 def test_real_hdf5_frames_are_a_stream(data_folder):
     results = read_results(data_folder / "frames_k11_tomo" / "k11-18014-imaging.h5")
 
     assert list(results.streams["primary"]) == ["data"]  # linked to as `detector` too
-    assert (results.streams["primary"]["data"].shape, results.streams["primary"]["data"].dtype) == ((3201, 22, 26), "uint16")
+    assert (results.streams["primary"]["data"].shape, results.streams["primary"]["data"].dtype) == (
+        (3201, 22, 26),
+        "uint16",
+    )
 
 
 def test_real_runs_as_jsonl_are_runs_already(data_folder):
@@ -140,7 +145,11 @@ def test_the_files_of_a_real_folder_are_those_that_can_be_read(data_folder):
         ("x;I\n1,5;2\n2,5;\n", {"x": [1.5, 2.5], "I": [2.0, None]}, [None, None]),
         ("x\tI\n1\t2\n", {"x": [1], "I": [2]}, [None, None]),
         ("x\n1\n2\n", {"x": [1, 2]}, [None]),
-        ("name,ok,n\nCu,true,18446744073709551615\nNA,,0\n", {"name": ["Cu", "NA"], "ok": [True, None], "n": [2**64 - 1, 0]}, [None] * 3),
+        (
+            "name,ok,n\nCu,true,18446744073709551615\nNA,,0\n",
+            {"name": ["Cu", "NA"], "ok": [True, None], "n": [2**64 - 1, 0]},
+            [None] * 3,
+        ),
         ('s,x\n"a\nb ""c""",1\n,2\n', {"s": ['a\nb "c"', None], "x": [1, 2]}, [None, None]),
         ("x,x,x_2\n1,2,3\n", {"x": [1], "x_2": [2], "x_2_2": [3]}, [None] * 3),
         ("x,y,\n1,2,\n", {"x": [1], "y": [2]}, [None, None]),
@@ -167,7 +176,9 @@ def test_datetimes_are_read_in_utc(written):
 
 
 def test_comments_are_facts_and_their_last_line_may_name_the_columns(written):
-    results = read_results(written("a.dat", "# sample: Cu\n# T/K = 300\n# by night\n#\n# q [1/nm]  I\n 0.1 2\n 0.2 3.5D+01\n"))
+    results = read_results(
+        written("a.dat", "# sample: Cu\n# T/K = 300\n# by night\n#\n# q [1/nm]  I\n 0.1 2\n 0.2 3.5D+01\n")
+    )
 
     assert columns(results) == {"q": [0.1, 0.2], "I": [2.0, 35.0]}
     assert units(results) == {"q": "1/nm", "I": None}
@@ -183,7 +194,11 @@ def test_comments_are_facts_and_their_last_line_may_name_the_columns(written):
         ("a.csv", "", r"a\.csv, line 1: wanted rows, there is none"),
         ("a.csv", "1,2\n3,4\n", r"a\.csv, line 1: wanted a line before it that names 2 columns"),
         ("a.csv", "x;y\n1,500;2\n", r"a\.csv, line 2: .*certain how they are written, there is '1,500'; `decimal="),
-        ("a.csv", "x,y\n1152921504606846977,1\n,2\n", r"a\.csv, column 'x': wanted integers that a float can hold.*1152921504606846977"),
+        (
+            "a.csv",
+            "x,y\n1152921504606846977,1\n,2\n",
+            r"a\.csv, column 'x': wanted integers that a float can hold.*1152921504606846977",
+        ),
         ("a.csv", b"x,y\n\xe5,1\n", r"a\.csv: wanted text in utf-8-sig: .*`encoding='latin-1'`"),
         ("a.csv", "x,,y\n1,2,3\n", r"a\.csv: wanted a name for each column, there is none for column 2"),
         ("a.csv", "n\n99999999999999999999999\n", r"a\.csv, column 'n': wanted integers of 64 bits, there is 9{23}"),
@@ -204,12 +219,14 @@ def test_what_cannot_be_read_is_refused_with_file_and_place(written, name, text,
 
 
 def test_what_does_not_show_can_be_told(written):
-    told = read_results(written("a.csv", b"1,5;\xe5\n"), names=["x", "s"], decimal=",", delimiter=";", encoding="latin-1")
+    told = read_results(
+        written("a.csv", b"1,5;\xe5\n"), names=["x", "s"], decimal=",", delimiter=";", encoding="latin-1"
+    )
 
     assert columns(told) == {"x": [1.5], "s": ["å"]}
     with pytest.raises(PipelineError, match=r"wanted \['names'\] for text alone, it is npz"):
         read_results(written("a.npz", ""), names=["x"])
-    with pytest.raises(PipelineError, match="wanted a format of .*there is 'excel'"):
+    with pytest.raises(PipelineError, match=r"wanted a format of .*there is 'excel'"):
         read_results(written("a.csv", ""), format="excel")
 
 
@@ -251,10 +268,19 @@ def test_a_sidecar_decides_how_a_csv_is_read(written):
         **{"dc:title": "A table"},
     )
 
-    results = read_results(written("a.csv", "n;x;ok;text;t;a\n1;1,5;Y;007;2026-01-01T00:00:00;[1, 2]\n2;-;N;;;[3, 4]\n"))
+    results = read_results(
+        written("a.csv", "n;x;ok;text;t;a\n1;1,5;Y;007;2026-01-01T00:00:00;[1, 2]\n2;-;N;;;[3, 4]\n")
+    )
 
     data = results.streams["primary"]
-    assert {name: data[name].dtype.str for name in data} == {"n": "<i2", "x": "<f8", "ok": "|b1", "text": "|O", "t": "<M8[ns]", "a": "<i8"}
+    assert {name: data[name].dtype.str for name in data} == {
+        "n": "<i2",
+        "x": "<f8",
+        "ok": "|b1",
+        "text": "|O",
+        "t": "<M8[ns]",
+        "a": "<i8",
+    }
     assert data["n"].attrs == {"units": "mm"}
     assert data["text"].values.tolist() == ["007", None]
     assert data["a"].values.tolist() == [[1, 2], [3, 4]]
@@ -268,7 +294,11 @@ def test_a_sidecar_decides_how_a_csv_is_read(written):
         ([{"name": "x", "datatype": "integer"}], {}, r"row 2: wanted what its metadata tell, there is 'b'"),
         ([{"name": "y"}], {}, r"column 'x': wanted one of the names \['y'\]"),
         ([{"name": "x"}, {"name": "y"}], {}, r"wanted 2 columns, as its metadata tell; there are \['x'\]"),
-        ([{"name": "x", "datatype": {"base": "date", "format": "d.M.yyyy"}}], {}, r"wanted a format of ISO dates.*'d.M.yyyy'"),
+        (
+            [{"name": "x", "datatype": {"base": "date", "format": "d.M.yyyy"}}],
+            {},
+            r"wanted a format of ISO dates.*'d.M.yyyy'",
+        ),
         ([{"name": "x"}], {"dialect": {"escape": "!"}}, "wanted a dialect of"),
         ([{"name": "x", "datatype": "byte"}], {"url": "b.csv", "tables": []}, "metadata"),
     ],
@@ -292,7 +322,12 @@ def test_a_sidecar_that_is_no_json_is_refused(written):
 
 def test_a_parquet_of_pandas_is_read_with_its_index(tmp_path):
     frame = pandas.DataFrame(
-        {"x": [1.5, None], "n": pandas.array([1, None], "Int64"), "s": ["a", None], "c": pandas.Categorical(["u", "v"])},
+        {
+            "x": [1.5, None],
+            "n": pandas.array([1, None], "Int64"),
+            "s": ["a", None],
+            "c": pandas.Categorical(["u", "v"]),
+        },
         index=pandas.Index([10, 20], name="scan"),
     )
     frame["t"] = pandas.to_datetime(["2026-01-01T01:00:00+01:00", None])
@@ -533,6 +568,21 @@ def test_the_files_of_a_folder_are_found_below_it_and_hidden_ones_are_not(tmp_pa
         result_files(tmp_path / "*.xdi")
 
 
+def test_a_file_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(PipelineError, match=r"a\.csv: wanted a file to read, there is: No such file"):
+        read_results(tmp_path / "a.csv")
+
+
+def test_a_gzip_that_is_cut_short_is_refused_at_its_line(tmp_path):
+    lines = "".join(
+        json.dumps(item) + "\n" for item in make_run({"det": numpy.random.default_rng(0).random(999).tolist()})
+    )
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines.encode())[:5000])
+
+    with pytest.raises(PipelineError, match=r"a\.jsonl\.gz, line \d+: wanted gzipped lines"):
+        read_results(tmp_path / "a.jsonl.gz")
+
+
 def test_a_folder_is_no_file(tmp_path):
-    with pytest.raises(PipelineError, match="wanted a file, there is a folder"):
+    with pytest.raises(PipelineError, match="wanted a file to read, there is: a folder"):
         read_results(tmp_path)

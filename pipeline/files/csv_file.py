@@ -25,7 +25,15 @@ _SPECIAL = {"nan": "NaN", "inf": "INF", "-inf": "-INF"}
 
 
 def write_csv(directory: Path, start: Document, tables: Sequence[Table]) -> None:
-    """Write a CSV file and its sidecar for each stream."""
+    r"""Write a CSV file and its sidecar for each stream.
+
+    >>> import tempfile
+    >>> x = Column("x", ("row",), "number", "<f8", numpy.array([0.5]))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_csv(Path(folder), {"uid": "7f3c"}, [Table("final", [x])])
+    ...     Path(folder, "7f3c-final.csv").read_text()
+    'x\n0.5\n'
+    """
     for table in tables:
         path = directory / f"{run_stem(str(start.get('uid')))}-{stream_stem(table.name)}.csv"
         columns = [_cells(column, f"stream {table.name!r}, column {column.name!r}") for column in table.row_columns]
@@ -95,7 +103,7 @@ def read_csvw(path: Path, sidecar: Document) -> tuple[Table, Document | None, Do
         return _read_foreign(path, sidecar), None, _facts(sidecar)
     except PipelineError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, LookupError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, LookupError, csv.Error) as error:
         raise PipelineValueError(f"{sidecar_path(path)}: wanted CSVW metadata of {path.name}: {error!r}") from None
 
 

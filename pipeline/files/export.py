@@ -60,6 +60,15 @@ def export(run: Run, format: str, directory: str | os.PathLike[str]) -> list[Pat
         If the format cannot hold a column as it is: it names the stream and the column.
     PipelineOSError
         If the files cannot be written.
+
+    >>> import xarray
+    >>> class Final:
+    ...     def read(self): return xarray.Dataset({"com": ("time", [0.5])}, {"time": [1.0]})
+    >>> class Peak(dict):
+    ...     metadata = {"start": {"uid": "7f3c", "time": 0.0}}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     [path.name for path in export(Peak(final=Final()), "csv", folder)]
+    ['7f3c-final.csv', '7f3c-final.csv-metadata.json']
     """
     if format not in WRITERS:
         raise PipelineKeyError(f"wanted a format of {list(WRITERS)}, there is {format!r}.")
@@ -71,7 +80,7 @@ def export(run: Run, format: str, directory: str | os.PathLike[str]) -> list[Pat
             return sorted(_place(path, directory) for path in _in_order(Path(folder)))
     except PipelineError:
         raise
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # h5py says so of a full disk
         raise PipelineOSError(f"{directory}: cannot write: {error}") from None
 
 

@@ -25,7 +25,17 @@ START = "bluesky_start"
 
 
 def write_netcdf(directory: Path, start: Document, tables: Sequence[Table]) -> None:
-    """Write one NetCDF file: a group for each stream, and two texts at the root that give it back exactly."""
+    """Write one NetCDF file: a group for each stream, and two texts at the root that give it back exactly.
+
+    >>> import tempfile
+    >>> from pipeline.files.column import Column
+    >>> x = Column("x", ("row",), "number", "<f8", numpy.array([0.5]))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_netcdf(Path(folder), {"uid": "7f3c"}, [Table("final", [x])])
+    ...     tables, start, _ = read_netcdf(Path(folder, "7f3c.nc"))
+    >>> tables[0].name, tables[0].columns[0].values, start
+    ('final', array([0.5]), {'uid': '7f3c'})
+    """
     path = directory / f"{run_stem(str(start.get('uid')))}.nc"
     names = members(table.name for table in tables)
     with require("h5netcdf").File(path, "w") as file:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,16 @@ _NO_FACTS = {"default", "NX_class", "signal", "axes", "auxiliary_signals"}
 
 
 def write_nexus(directory: Path, start: Document, tables: Sequence[Table]) -> None:
-    """Write one NeXus file: an NXdata for each stream, and an NXcollection that gives it back exactly."""
+    """Write one NeXus file: an NXdata for each stream, and an NXcollection that gives it back exactly.
+
+    >>> import tempfile
+    >>> x = Column("x", ("row",), "number", "<f8", numpy.array([0.5]))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_nexus(Path(folder), {"uid": "7f3c"}, [Table("final", [x])])
+    ...     tables, start, _ = read_hdf5(Path(folder, "7f3c.nxs"))
+    >>> tables[0].name, tables[0].columns[0].values, start
+    ('final', array([0.5]), {'uid': '7f3c'})
+    """
     path = directory / f"{run_stem(str(start.get('uid')))}.nxs"
     with require("h5py").File(path, "w") as file:
         file.attrs.update({"NX_class": "NXroot", "default": "entry", "creator": "bluesky-pipeline"})
@@ -52,7 +62,7 @@ def _group(parent: Any, name: str, nx_class: str) -> Any:
 def _write_facts(entry: Any, start: Document) -> None:
     entry["entry_identifier"] = str(start.get("uid"))
     entry["title"] = str(start.get("title") or start.get("plan_name") or start.get("uid"))
-    if isinstance(start.get("time"), int | float):
+    with suppress(TypeError, KeyError, ValueError, OverflowError, OSError):  # a time that no calendar has
         entry["start_time"] = datetime.fromtimestamp(start["time"], UTC).isoformat()
 
 
@@ -111,8 +121,10 @@ def _write_axes(data: Any, signals: list[Column], axes: list[Column], names: dic
     others = [names[each.name] for each in signals[1:] if each.values.shape == signal.values.shape]
     if others:
         data.attrs["auxiliary_signals"] = others
-    last_first = sorted(reversed(axes), key=lambda axis: axis.name != rows)  # time is plotted against if nothing else is
-    lines = {column.dims[0]: column for column in last_first if len(column.dims) == 1}
+    lines: dict[str, Column] = {}
+    for axis in sorted(axes, key=lambda axis: axis.name == rows):  # time, if there is nothing else
+        if len(axis.dims) == 1:
+            lines.setdefault(axis.dims[0], axis)
     told = [names[lines[dim].name] if dim in lines else "." for dim in signal.dims]
     data.attrs["axes"] = told
     for i, axis in enumerate(told):

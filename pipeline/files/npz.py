@@ -18,6 +18,13 @@ def read_npz(path: Path) -> tuple[list[Table], Document | None, Document]:
     ------
     PipelineValueError
         If it is none, or an array in it is pickled: it names the file and the array.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     numpy.savez(Path(folder, "a.npz"), q=numpy.zeros(2), n=3)
+    ...     tables, _, facts = read_npz(Path(folder, "a.npz"))
+    >>> [column.name for column in tables[0].columns], facts
+    (['q'], {'n': 3})
     """
     arrays = {}
     try:

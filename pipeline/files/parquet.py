@@ -25,7 +25,16 @@ _OTHERS = {LAYOUT, START, b"pandas", b"ARROW:schema"}
 
 
 def write_parquet(directory: Path, start: Document, tables: Sequence[Table]) -> None:
-    """Write a Parquet file for each stream: units in the metadata of a field, the start document in the schema's."""
+    """Write a Parquet file for each stream: units in the metadata of a field, the start document in the schema's.
+
+    >>> import tempfile
+    >>> x = Column("x", ("row",), "number", "<f8", numpy.array([0.5]))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_parquet(Path(folder), {"uid": "7f3c"}, [Table("final", [x])])
+    ...     table, start, _ = read_parquet(Path(folder, "7f3c-final.parquet"))
+    >>> table.name, table.columns[0].values, start
+    ('final', array([0.5]), {'uid': '7f3c'})
+    """
     arrow, parquet = require("pyarrow"), require("pyarrow.parquet")
     for table in tables:
         layout = table.describe()

@@ -70,7 +70,7 @@ def read_results(
         One of `csv`, `hdf5`, `jsonl`, `netcdf`, `nexus`, `npz`, `parquet`, `text`, `tsv`, `xdi`; by default that of
         the file's name, or of how it begins.
     delimiter, decimal
-        Of text, where it does not show by itself.
+        Of text, where it does not show by itself. What is told here goes before the metadata beside a CSV.
     names
         Of the columns of text, where no line of it names them.
     encoding
@@ -90,7 +90,7 @@ def read_results(
     ({'units': 'mm'}, [0.5, nan], {'csv': {'sample': 'Cu'}})
     """
     path = Path(path)
-    reference = _reference(path)
+    reference, state = _reference(path), _state(path)
     found = format_of(path, format) or ("text" if path.name.lower().endswith(TEXTS) else None)
     if found is None:
         raise PipelineValueError(f"{path}: wanted a file of {list(FORMATS)}, it begins like none; `format=` tells.")
@@ -100,7 +100,8 @@ def read_results(
     told = {"delimiter": delimiter, "decimal": decimal, "names": names, "encoding": encoding}
     options = {key: value for key, value in told.items() if value is not None}
     streams, start, facts = _read(path, found, options)
-    _refuse_changed(path, reference)
+    if _state(path) != state:
+        raise PipelineOSError(f"{path}: wanted a file that is complete; it was written to while it was read.")
     if start is not None:
         return Results(streams, metadata_of(start), None, reference | {"uid": start.get("uid")})
     facts = storable(facts, str(path))
@@ -108,17 +109,18 @@ def read_results(
 
 
 def _reference(path: Path) -> Document:
-    if not path.is_file():
-        raise PipelineOSError(f"{path}: wanted a file, there is {'a folder' if path.is_dir() else 'none'}.")
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        size = file.tell()
-    return {"role": "file", "name": path.name, "sha256": digest, "size": size}
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return {"role": "file", "name": path.name, "sha256": digest, "size": file.tell()}
+    except OSError as error:
+        there = "a folder, see result_files" if path.is_dir() else error.strerror
+        raise PipelineOSError(f"{path}: wanted a file to read, there is: {there}.") from None
 
 
-def _refuse_changed(path: Path, reference: Document) -> None:
-    if _reference(path) != reference:
-        raise PipelineOSError(f"{path}: wanted a file that is complete; it was written to while it was read.")
+def _state(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def _read(path: Path, format: str, options: dict[str, Any]) -> Read:

@@ -21,7 +21,7 @@ _FACT = re.compile(r"(?P<name>[^:=]{1,64}?)\s*[:=]\s*(?P<value>.*)")
 
 
 def read_text(path: Path, format: str, *, encoding: str = "utf-8-sig", **options: Any) -> tuple[Table, Document]:
-    """Read a table of text, its types inferred, and what its comments say.
+    r"""Read a table of text, its types inferred, and what its comments say.
 
     An empty cell is missing; `NA`, `nan`, `null` and the like are so among numbers alone, and text among text.
 
@@ -40,6 +40,13 @@ def read_text(path: Path, format: str, *, encoding: str = "utf-8-sig", **options
     ------
     PipelineValueError
         If a line has more or fewer cells than there are names, or cannot be read: it names file and line.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile("w+") as file:
+    ...     _ = file.write("# sample: Cu\nx [mm],s\n1,a\n2,\n"); file.flush()
+    ...     table, facts = read_text(Path(file.name), "csv")
+    >>> [column.values.tolist() for column in table.columns], facts
+    ([[1, 2], ['a', None]], {'sample': 'Cu'})
     """
     head = head_of(path, format, encoding, **options)
     return Table("primary", read_columns(path, head, format, encoding)), facts_of(head.comments)
@@ -129,10 +136,13 @@ def _refuse_short_rows(path: Path, frame: Any, head: TextHead, encoding: str) ->
     with open(path, encoding=encoding, newline="") as file:
         for _ in range(head.skip):
             next(file)
-        for line, row in _rows(file, head.delimiter):
-            if row and len(row) != n:
-                place = f"{path}, line {head.skip + line}"
-                raise PipelineValueError(f"{place}: wanted {n} cells, {head.names}; there are {len(row)}.")
+        try:
+            found = next(((line, row) for line, row in _rows(file, head.delimiter) if row and len(row) != n), None)
+        except csv.Error as error:
+            raise PipelineValueError(f"{path}: wanted rows of {n} cells: {error}") from None
+    if found:
+        place = f"{path}, line {head.skip + found[0]}"
+        raise PipelineValueError(f"{place}: wanted {n} cells, {head.names}; there are {len(found[1])}.")
 
 
 def _rows(file: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:

@@ -19,7 +19,7 @@ _LINE = re.compile(r"[-/\s]*")
 
 
 def read_xdi(path: Path, *, encoding: str = "utf-8-sig", **options: Any) -> tuple[Table, Document]:
-    """Read an XDI file: its columns, with units, and its fields by family.
+    r"""Read an XDI file: its columns, with units, and its fields by family.
 
     A field that stands there twice is a list. What follows `||` in the description of a column is its `address`.
 
@@ -31,6 +31,13 @@ def read_xdi(path: Path, *, encoding: str = "utf-8-sig", **options: Any) -> tupl
         Of the text.
     options
         As `read_head` has them.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile("w+") as file:
+    ...     _ = file.write("# XDI/1.0\n# Element.symbol: V\n# Column.1: energy eV\n#---\n# e\n 5465.0\n"); file.flush()
+    ...     table, facts = read_xdi(Path(file.name))
+    >>> table.columns[0].name, table.columns[0].attrs, facts["Element"]
+    ('energy', {'units': 'eV'}, {'symbol': 'V'})
     """
     head = head_of(path, "xdi", encoding, **options)
     fields = [match for match in map(_FIELD.fullmatch, head.comments) if match]
