@@ -434,7 +434,10 @@ def test_a_disk_that_is_full_is_told_and_leaves_no_file(format, tmp_path):
     path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
 
     done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, format, str(tmp_path)], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+        [sys.executable, "-c", FULL_DISK, format, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
     )
 
     assert "cannot write" in done.stdout, done.stderr

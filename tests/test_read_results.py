@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import pickle
+from contextlib import suppress
 
 import h5py
 import numpy
@@ -14,10 +15,11 @@ import pytest
 import xarray
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stored_run import StoredRun
 
 from pipeline import RunBuilder
 from pipeline.errors import PipelineError
-from pipeline.files import read_results, result_files
+from pipeline.files import export, read_results, result_files
 from pipeline.testing import make_run
 
 
@@ -228,6 +230,15 @@ def test_what_does_not_show_can_be_told(written):
         read_results(written("a.npz", ""), names=["x"])
     with pytest.raises(PipelineError, match=r"wanted a format of .*there is 'excel'"):
         read_results(written("a.csv", ""), format="excel")
+
+
+def test_a_column_may_be_called_like_what_counts_the_rows(written, tmp_path):
+    numpy.savez(tmp_path / "a.npz", row=numpy.zeros((2, 3)), time=numpy.arange(2))
+
+    data = read_results(written("a.csv", "row,time,seq_num\n7,1,a\n9,2,\n")).streams["primary"]
+
+    assert (list(data), data.sizes, list(data.coords)) == (["row", "time", "seq_num"], {"row_": 2}, [])
+    assert read_results(tmp_path / "a.npz").streams["primary"]["row"].shape == (2, 3)
 
 
 @given(
@@ -586,3 +597,35 @@ def test_a_gzip_that_is_cut_short_is_refused_at_its_line(tmp_path):
 def test_a_folder_is_no_file(tmp_path):
     with pytest.raises(PipelineError, match="wanted a file to read, there is: a folder"):
         read_results(tmp_path)
+
+
+JUNK = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 9)
+    | st.sampled_from(["", "x", "row", "<f8", "object", "ragged", "text"]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["name", "dims", "dtype", "kind"]), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_a_layout_that_was_tampered_with_is_refused_or_read(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("tampered")
+    run = StoredRun(
+        {"primary": xarray.Dataset({"x": ("row", [1.0, 2.0]), "s": ("row", numpy.array(["a", "b"], object))})}
+    )
+    (path,) = export(run, "nexus", folder)
+    with h5py.File(path, "a") as file:
+        layouts = json.loads(file["entry/bluesky/layout"][()])
+        place = data.draw(st.sampled_from([layouts[0], layouts[0]["columns"][0], layouts[0]["columns"][1]]))
+        place[data.draw(st.sampled_from(sorted(place)))] = data.draw(JUNK)
+        del file["entry/bluesky/layout"]
+        file["entry/bluesky/layout"] = json.dumps(layouts)
+
+    with suppress(PipelineError):
+        assert all(isinstance(dataset, xarray.Dataset) for dataset in read_results(path).streams.values())

@@ -8,7 +8,7 @@ from typing import Any
 import numpy
 
 from pipeline.documents import Document
-from pipeline.errors import PipelineError, PipelineValueError
+from pipeline.errors import PipelineValueError
 from pipeline.files.column import OBJECT
 from pipeline.files.file_name import members, run_stem
 from pipeline.files.formats import require
@@ -109,19 +109,14 @@ def read_netcdf(path: Path) -> tuple[list[Table] | dict[str, Any], Document | No
 
 
 def _read_own(path: Path, layouts: list[Document]) -> Iterator[Table]:
-    try:
-        with require("h5netcdf").File(path, "r") as file:
-            for layout in layouts:
-                group = file[layout["group"]]
-                columns = [
-                    column_of_parts(description, [_array(group[name]) for name in description["stored"]])
-                    for description in layout["columns"]
-                ]
-                yield table_of(layout, columns)
-    except PipelineError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, LookupError) as error:
-        raise PipelineValueError(f"{path}: wanted what its layout tells: {error!r}") from None
+    with require("h5netcdf").File(path, "r") as file:
+        for layout in layouts:
+            group = file[layout["group"]]
+            columns = [
+                column_of_parts(description, [_array(group[name]) for name in description["stored"]])
+                for description in layout["columns"]
+            ]
+            yield table_of(layout, columns)
 
 
 def _array(variable: Any) -> numpy.ndarray:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy
 
 from pipeline.documents import Document
-from pipeline.errors import PipelineError, PipelineValueError
 from pipeline.files.column import Column, kind_of
 from pipeline.files.file_name import members, run_stem
 from pipeline.files.formats import require
@@ -161,13 +160,8 @@ def read_hdf5(path: Path) -> tuple[list[Table], Document | None, Document]:
 
 
 def _read_own(path: Path, file: Any, own: Any) -> tuple[list[Table], Document, Document]:
-    try:
-        layouts, start = (json.loads(text_of(own[name][()])) for name in ("layout", "start"))
-        return [_own_table(path, file, layout) for layout in layouts], start, {}
-    except PipelineError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, LookupError) as error:
-        raise PipelineValueError(f"{path}, /entry/{OWN}: wanted what its layout tells: {error!r}") from None
+    layouts, start = (json.loads(text_of(own[name][()])) for name in ("layout", "start"))
+    return [_own_table(path, file, layout) for layout in layouts], start, {}
 
 
 def _own_table(path: Path, file: Any, layout: Document) -> Table:

@@ -2,13 +2,14 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.documents import Document
-from pipeline.errors import PipelineOSError, PipelineValueError
+from pipeline.errors import PipelineError, PipelineOSError, PipelineRuntimeError, PipelineValueError
 from pipeline.files.csv_file import read_csvw
 from pipeline.files.csvw import read_sidecar
 from pipeline.files.formats import FORMATS, TEXTS, format_of
@@ -17,6 +18,7 @@ from pipeline.files.netcdf import read_netcdf
 from pipeline.files.nexus import read_hdf5
 from pipeline.files.npz import read_npz
 from pipeline.files.parquet import read_parquet
+from pipeline.files.table import Table
 from pipeline.files.text_table import read_text
 from pipeline.files.xdi import read_xdi
 from pipeline.json_lines import read_lines
@@ -99,7 +101,8 @@ def read_results(
             return Results({}, {}, list(read_lines(path, raw)), reference)
     told = {"delimiter": delimiter, "decimal": decimal, "names": names, "encoding": encoding}
     options = {key: value for key, value in told.items() if value is not None}
-    streams, start, facts = _read(path, found, options)
+    with _contained(path, found):
+        streams, start, facts = _read(path, found, options)
     if _state(path) != state:
         raise PipelineOSError(f"{path}: wanted a file that is complete; it was written to while it was read.")
     if start is not None:
@@ -131,18 +134,35 @@ def _read(path: Path, format: str, options: dict[str, Any]) -> Read:
     tables, start, facts = _READERS[format](path)
     if not tables:
         raise PipelineValueError(f"{path}: wanted arrays, there is none in it.")
-    streams = tables if isinstance(tables, dict) else {table.name: table.dataset() for table in tables}
+    streams = tables if isinstance(tables, dict) else {table.name: _dataset(table, start) for table in tables}
     return streams, start, nested(facts)
+
+
+def _dataset(table: Table, start: Document | None) -> Any:
+    return (table if start is not None else table.clear()).dataset()
+
+
+@contextmanager
+def _contained(path: Path, format: str) -> Iterator[None]:
+    """Name the file in each error that comes of what is in it."""
+    try:
+        yield
+    except PipelineError as error:
+        if path.name in str(error) or isinstance(error, PipelineRuntimeError):
+            raise
+        raise PipelineValueError(f"{path}: {error}") from error
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, OSError) as error:
+        raise PipelineValueError(f"{path}: wanted {format} that agrees with itself: {error!r}") from error
 
 
 def _read_text(path: Path, format: str, options: dict[str, Any]) -> Read:
     sidecar = None if options else read_sidecar(path)
     if sidecar is not None:
         table, start, facts = read_csvw(path, sidecar)
-        return {table.name: table.dataset()}, start, facts
+        return {table.name: _dataset(table, start)}, start, facts
     read = read_xdi if format == "xdi" else lambda path, **options: read_text(path, format, **options)
     table, facts = read(path, **options)
-    return {table.name: table.dataset()}, None, facts
+    return {table.name: _dataset(table, None)}, None, facts
 
 
 def _of_one(read: Callable[[Path], Any]) -> Callable[[Path], Any]:

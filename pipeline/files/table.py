@@ -1,6 +1,6 @@
 """A table: the columns of one stream, as a file holds them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Self
 
@@ -54,6 +54,22 @@ class Table:
         variables = {each.name: make(each.dims, each.values, each.attrs) for each in self.columns}
         coordinates = [each.name for each in self.columns if each.is_coordinate]
         return xarray.Dataset(variables, attrs=self.attrs).set_coords(coordinates)
+
+    def clear(self) -> Self:
+        """Return the table with its rows counted by a dimension that no column is called like.
+
+        >>> Table("primary", [Column("row", ("row",), "number", "<i8", numpy.array([7]))]).clear().rows
+        'row_'
+        """
+        names = {column.name for column in self.columns}
+        if self.rows not in names:
+            return self
+        rows = self.rows
+        while rows in names:
+            rows += "_"
+        renamed = [tuple(rows if dim == self.rows else dim for dim in column.dims) for column in self.columns]
+        columns = [replace(column, dims=dims) for column, dims in zip(self.columns, renamed, strict=True)]
+        return replace(self, columns=columns, rows=rows)
 
     @property
     def row_columns(self) -> list[Column]:
