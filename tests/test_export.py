@@ -442,3 +442,34 @@ def test_a_disk_that_is_full_is_told_and_leaves_no_file(format, tmp_path):
 
     assert "cannot write" in done.stdout, done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exported_csv_that_was_edited_is_read_by_what_its_metadata_tell(run, tmp_path):
+    export(run, "csv", tmp_path)
+    path = tmp_path / "7f3c-final.csv"
+
+    path.write_text("time,motor,det\n3.0,2.0,7\n4.0,2.5,\n")
+    data = read_results(path).streams["final"]
+
+    assert (data["det"].dtype, data["det"].attrs) == ("float64", {"units": "counts"})
+    assert data["time"].values.tolist() == [3.0, 4.0]
+    assert data.coords.keys() == {"time", "motor", "q"} & set(run["final"].read().coords)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "time,det\n3.0,7\n",
+            r"line 1: wanted the columns \['det', 'time', 'motor'\], as its metadata tell; there are",
+        ),
+        ("time,motor,det\n3.0,2.0,high\n", r"column 'det', row 1: wanted what its metadata tell, there is 'high'"),
+        ("time,motor,det\n3.0,2.0,1,2\n", r"wanted 3 cells"),
+    ],
+)
+def test_an_exported_csv_that_was_edited_wrongly_is_refused(run, text, says, tmp_path):
+    export(run, "csv", tmp_path)
+    (tmp_path / "7f3c-final.csv").write_text(text)
+
+    with pytest.raises(PipelineError, match=rf"7f3c-final\.csv.*{says}"):
+        read_results(tmp_path / "7f3c-final.csv")

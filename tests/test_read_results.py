@@ -303,6 +303,7 @@ def test_a_sidecar_decides_how_a_csv_is_read(written):
     ("columns", "more", "says"),
     [
         ([{"name": "x", "datatype": "integer"}], {}, r"row 2: wanted what its metadata tell, there is 'b'"),
+        ([{"name": "x", "datatype": "byte", "null": "b"}], {}, r"column 'x': wanted integers of int8.*there is 300"),
         ([{"name": "y"}], {}, r"column 'x': wanted one of the names \['y'\]"),
         ([{"name": "x"}, {"name": "y"}], {}, r"wanted 2 columns, as its metadata tell; there are \['x'\]"),
         (
@@ -318,7 +319,25 @@ def test_a_csv_that_is_not_what_its_sidecar_tells_is_refused(written, columns, m
     sidecar(written, columns, **more)
 
     with pytest.raises(PipelineError, match=says):
-        read_results(written("a.csv", "x\n1\nb\n"))
+        read_results(written("a.csv", "x\n300\nb\n"))
+
+
+@pytest.mark.parametrize("datatype", ["byte", "unsignedByte", "integer", "unsignedLong"])
+@given(n=st.integers(-(2**70), 2**70) | st.integers(-300, 300))
+@settings(max_examples=40, deadline=None)
+def test_an_integer_is_what_its_datatype_can_hold_or_is_refused(tmp_path_factory, datatype, n):
+    path = tmp_path_factory.mktemp("csv") / "a.csv"
+    path.write_text(f"x\n{n}\n1\n")
+    table = {"url": "a.csv", "tableSchema": {"columns": [{"name": "x", "datatype": datatype}]}}
+    path.with_name("a.csv-metadata.json").write_text(json.dumps(table))
+    dtype = {"byte": "int8", "unsignedByte": "uint8", "integer": "int64", "unsignedLong": "uint64"}[datatype]
+
+    if numpy.iinfo(dtype).min <= n <= numpy.iinfo(dtype).max:
+        values = read_results(path).streams["primary"]["x"].values
+        assert (values.dtype, values.tolist()) == (dtype, [n, 1])
+    else:
+        with pytest.raises(PipelineError, match=f"column 'x': wanted .* there is '?{n}"):
+            read_results(path)
 
 
 def test_a_sidecar_that_is_no_json_is_refused(written):

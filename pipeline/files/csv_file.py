@@ -166,7 +166,7 @@ def _read_rows(path: Path, columns: Sequence[Document], how: Document) -> list[C
         frame = read_frame(path, dtype=dtypes, na_values=nulls, **how)
     except PipelineError:
         raise
-    except ValueError:
+    except (ValueError, OverflowError):
         frame = read_frame(
             path, dtype=object, na_values={i: column["nulls"] for i, column in enumerate(columns)}, **how
         )
@@ -230,17 +230,18 @@ def _as_numbers(cells: Sequence[str | None], description: Document, place: str) 
     group, decimal = format.get("group") or "\0", format.get("decimal", ".")
     plain = [cell and cell.replace(group, "").replace(decimal, ".") for cell in cells]
     if dtype.kind in "iu":
-        whole = with_gaps(_with_none(plain, int, place), place)
-        return _fitting(whole, dtype, place) if whole.dtype.kind in "iu" else whole
+        integers = _with_none(plain, int, place)
+        _refuse_too_large(integers, dtype, place)
+        whole = with_gaps(integers, place)
+        return whole.astype(dtype) if None not in integers else whole
     return numpy.array(_with_none(plain, float, place), "f8").astype(dtype)
 
 
-def _fitting(values: numpy.ndarray, dtype: numpy.dtype, place: str) -> numpy.ndarray:
+def _refuse_too_large(integers: Sequence[int | None], dtype: numpy.dtype, place: str) -> None:
     bounds = numpy.iinfo(dtype)
-    bad = next((value for value in values.tolist() if not bounds.min <= value <= bounds.max), None)
+    bad = next((value for value in integers if value is not None and not bounds.min <= value <= bounds.max), None)
     if bad is not None:
         raise PipelineValueError(f"{place}: wanted integers of {dtype}, as its metadata tell; there is {bad}.")
-    return values.astype(dtype)
 
 
 def _with_none(cells: Sequence[str | None], function: Callable[[Any], Any], place: str) -> list[Any]:
