@@ -2,6 +2,9 @@
 
 from pipeline.buffer import Buffered as Buffered
 from pipeline.errors import PipelineError as PipelineError
+from pipeline.lineage import analyses as analyses
+from pipeline.lineage import lineage as lineage
+from pipeline.lineage import raw_runs as raw_runs
 from pipeline.node import Node as Node
 from pipeline.node import matches as matches
 from pipeline.pipeline import Pipeline as Pipeline

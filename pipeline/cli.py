@@ -4,20 +4,19 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from pipeline.catalog import default_path
+from pipeline.catalogs import runs_of
 from pipeline.config import Config, load
 from pipeline.documents import Document
 from pipeline.errors import ConfigError, PipelineError, PipelineOSError
+from pipeline.run_commands import add_commands
 from pipeline.schema import faults
 from pipeline.service import close_sinks, serve
-from pipeline.show import show, table
-from pipeline.sources.catalog import read_catalog
+from pipeline.show import table
 from pipeline.sources.jsonl import jsonl_files, read_jsonl
 from pipeline.verify import verify
 
@@ -72,10 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         added = command(name, work, text)
         added.add_argument("config", help="a YAML file")
         added.add_argument("files", nargs="+", metavar="file", help="JSONL files of raw runs, folders, or globs")
-    shown = command("show", _show, "tell what a run holds, and of which raw run it is")
-    shown.add_argument("run", metavar="UID|FILE", help="a JSONL file, or the uid of a run")
-    shown.add_argument("--ledger", default="analysis", help="where uids are looked for first (default: %(default)s)")
-    shown.add_argument("--catalog", help="a folder or URI, where uids are looked for next (default: the embedded one)")
+    add_commands(command)
     return parser
 
 
@@ -147,18 +143,8 @@ def _catalog_of(config: Config) -> Any:
     targets = [(*sink.args, *sink.kwargs.values(), None)[0] for sink in config.sinks if sink.name == "TiledSink"]
     if not targets:
         raise ConfigError(f"{config.path}: wanted a JSONLSink or a TiledSink to compare with; there is none.")
-    return _catalog(targets[0])
-
-
-def _catalog(target: str | None) -> Any:
-    """Return the analysis runs of a catalog: a folder, a URI, or the embedded one."""
-    if target is not None and "://" in target:
-        from tiled.client import from_uri
-
-        return from_uri(target)
-    from pipeline.catalog import open_catalog
-
-    return open_catalog(target)["analysis"]
+    target = targets[0]
+    return runs_of(target if target is None or "://" in target else Path(target))
 
 
 def _files(names: Sequence[str]) -> list[Path]:
@@ -199,22 +185,3 @@ class _Summary:
         if not self._rows:
             return "No run was analysed: no node wanted one."
         return table(("raw run", "analysis run", "node", "ended", "reason"), self._rows.values(), "")
-
-
-def _show(args: argparse.Namespace) -> int:
-    print(show(_documents_of(args)))
-    return OK
-
-
-def _documents_of(args: argparse.Namespace) -> Iterator[tuple[str, Document]]:
-    if Path(args.run).is_file():
-        return read_jsonl(args.run)
-    in_ledger = sorted(Path(args.ledger).glob(f"{Path(args.run).name}*.jsonl"))
-    if len(in_ledger) == 1:
-        return read_jsonl(in_ledger[0])
-    with suppress(KeyError, ValueError):  # Tiled refuses too short a part of a uid
-        if args.catalog is not None or default_path().exists():
-            return read_catalog(_catalog(args.catalog)[args.run])
-    raise ConfigError(
-        f"no run {args.run!r}: wanted a file, or the uid of a run in the ledger {args.ledger!r} or the catalog."
-    )

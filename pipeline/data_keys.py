@@ -31,14 +31,17 @@ def describe(value: Any, source: str) -> Document:
 
 
 def data_key_of(source: str, dtype: str, dtype_numpy: str, shape: Sequence[int | None]) -> Document:
+    """Return a data key of these."""
     return {"source": source, "dtype": dtype, "dtype_numpy": dtype_numpy, "shape": list(shape)}
 
 
 def scalar(source: str, kind: str, dtype_numpy: str) -> Document:
+    """Return the data key of scalars of this kind, in numpy's letters."""
     return data_key_of(source, _DTYPES[kind], dtype_numpy, [])
 
 
 def as_array(value: Any) -> numpy.ndarray:
+    """Return the value as an array that a document can hold, or refuse it."""
     try:
         array = numpy.asarray(value)
     except ValueError:
@@ -49,6 +52,7 @@ def as_array(value: Any) -> numpy.ndarray:
 
 
 def refused(value: Any) -> PipelineTypeError:
+    """Return the error that says what a document can hold."""
     return PipelineTypeError(f"wanted a number, text, boolean, datetime or an array of them, there is {short(value)}.")
 
 

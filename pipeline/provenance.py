@@ -93,7 +93,7 @@ def linked_metadata(
     ----------
     parents
         By role: the start documents of the runs that were read, or as much as is known of them, but `uid` at least.
-        The first is the raw run, or an analysis of it.
+        The first is the raw run, or an analysis of it. None, if only `references` were read.
     recipe, packages
         As for `start_metadata`.
     references
@@ -103,9 +103,9 @@ def linked_metadata(
     >>> metadata["original_run_uid"], metadata["parent_uids"]
     ('a', ['a', 'b'])
     """
-    first = next(iter(parents.values()))
+    first = next(iter(parents.values()), {})
     return {
-        "original_run_uid": first.get("original_run_uid", first["uid"]),
+        **({"original_run_uid": first.get("original_run_uid", first["uid"])} if first else {}),
         "parent_uids": list(dict.fromkeys(parent["uid"] for parent in parents.values())),
         **{key: first[key] for key in SHARED if key in first},
         "analysis": {

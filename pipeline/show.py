@@ -20,6 +20,20 @@ def show(documents: Iterable[tuple[str, Document]]) -> str:
       stream   events  fields
       primary  2       det
     """
+    return "\n\n".join(run.text() for run in _shown(documents))
+
+
+def summaries(documents: Iterable[tuple[str, Document]]) -> list[Document]:
+    """Return what `show` tells of each run, for programs.
+
+    >>> from pipeline.testing import make_run
+    >>> summaries(make_run({"det": [1.0, 2.0]}, uid="a"))[0]["streams"]
+    {'primary': {'events': 2, 'fields': ['det']}}
+    """
+    return [run.summary() for run in _shown(documents)]
+
+
+def _shown(documents: Iterable[tuple[str, Document]]) -> Iterable["_Shown"]:
     runs: dict[str, _Shown] = {}
     owners: dict[str, tuple[_Shown, str]] = {}
     for name, doc in documents:
@@ -33,7 +47,7 @@ def show(documents: Iterable[tuple[str, Document]]) -> str:
             run.count(stream, doc)
         elif name == "stop":
             runs[doc["run_start"]].stop = doc
-    return "\n\n".join(run.text() for run in runs.values())
+    return runs.values()
 
 
 class _Shown:
@@ -58,6 +72,16 @@ class _Shown:
         if stream == "final" and not is_page:
             self._final = doc["data"]
 
+    def summary(self) -> Document:
+        """Return it for programs."""
+        return {
+            "uid": self.start["uid"],
+            "start": self.start,
+            "stop": self.stop or None,
+            "streams": {name: {"events": n, "fields": self._fields[name]} for name, n in self._n_events.items()},
+            "final": {key: {"value": value, "units": self._units.get(key)} for key, value in self._final.items()},
+        }
+
     def text(self) -> str:
         streams = [(name, n, ", ".join(self._fields[name])) for name, n in self._n_events.items()]
         parts = [self._head(), table(("stream", "events", "fields"), streams) if streams else "  no streams"]
@@ -71,10 +95,8 @@ class _Shown:
         kind = "analysis run" if analysis else "raw run"
         lines = [("of raw run", self.start.get("original_run_uid")), ("plan", self._plan())]
         if analysis:
-            recipe = ", ".join(
-                f"{r['name']}{tuple(r['arguments'].values())!r}" for r in analysis["recipe"]["reductions"]
-            )
-            lines += [("node", analysis["node"]), ("reductions", recipe), ("counts", self._counts())]
+            lines += [("node", analysis["node"]), ("reductions", _recipe(analysis)), ("counts", self._counts())]
+            lines += [("read", ", ".join(str(each.get("name") or each.get("uid")) for each in analysis["references"]))]
         lines += [("ended", self._end())]
         told = [f"  {name:<10} {value}" for name, value in lines if value]
         return "\n".join([f"{kind} {self.start['uid']}", *told])

@@ -15,6 +15,8 @@ from pipeline.run import BlueskyRun
 from pipeline.run_builder import RunBuilder, build_simple_run
 from pipeline.schema import faults
 from pipeline.sinks import DatabrokerSink, JSONLSink, TiledSink
+from pipeline.sources.catalog import read_catalog
+from pipeline.sources.jsonl import read_jsonl
 from pipeline.tables import LARGEST
 
 Documents = list[tuple[str, Document]]
@@ -116,12 +118,21 @@ class Store:
         """Store one run; see `store`."""
         documents = _documents(run, uid)
         start = {**documents[0][1], **plainly(dict(metadata or {}), "metadata")}
-        if raw is not None:
-            start = _linked(start, self._parents(raw), name, _first_stream(documents), references)
+        if raw is not None or references:
+            parents = {} if raw is None else self._parents(raw)
+            start = _linked(start, parents, name, _first_stream(documents), references)
         documents[0] = ("start", start)
         _check(documents)
         self._write(documents)
         return BlueskyRun(lambda: documents)
+
+    def held(self, uid: str) -> BlueskyRun | None:
+        """Return the run of this uid that the ledger holds whole."""
+        path = None if self._ledger is None else self._ledger.directory / self._ledger.file_name(uid)
+        if path is None or not path.exists():
+            return None
+        documents = list(read_jsonl(path))
+        return BlueskyRun(lambda: documents) if documents and documents[-1][0] == "stop" else None
 
     def _parents(self, raw: Any) -> dict[str, Document]:
         if isinstance(raw, Mapping) and "uid" not in raw and not isinstance(raw, BlueskyRun):
@@ -242,8 +253,6 @@ def _shown(catalog: Any) -> str:
 def _documents(run: Any, uid: str | None) -> Documents:
     """Return the documents of a whole run, of whatever holds them."""
     if hasattr(run, "documents"):
-        from pipeline.sources.catalog import read_catalog
-
         documents = list(run.documents() if isinstance(run, BlueskyRun | RunBuilder) else read_catalog(run))
     elif _are_documents(run := list(run) if isinstance(run, Iterable) and not hasattr(run, "__len__") else run):
         documents = [(str(getattr(name, "name", name)), dict(doc)) for name, doc in run]
@@ -305,18 +314,14 @@ def _linked(
 ) -> Document:
     recipe = {"node": name, "stream": stream, "reductions": []}
     link = linked_metadata(parents, recipe, references=references)
-    there = start.get("original_run_uid")
-    if there not in (None, link["original_run_uid"]):
-        raise PipelineValueError(
-            f"Run {start['uid']} says that it is of the raw run {there}; raw= says {link['original_run_uid']}."
-        )
+    raw, there = link.get("original_run_uid"), start.get("original_run_uid")
+    if raw and there not in (None, raw):
+        raise PipelineValueError(f"Run {start['uid']} says that it is of the raw run {there}; raw= says {raw}.")
     if there is not None:
         return start
-    own = {key: link[key] for key in ("original_run_uid", "parent_uids", "analysis", "raw")}
+    own = {key: link[key] for key in ("original_run_uid", "parent_uids", "analysis", "raw") if key in link}
     if taken := sorted(own.keys() & start.keys()):
-        raise PipelineValueError(
-            f"metadata says {taken[0]!r}, which is where a run tells of its raw run; call it otherwise."
-        )
+        raise PipelineValueError(f"metadata says {taken[0]!r}, where a run tells of its raw run; call it otherwise.")
     return {**plainly(link, "raw"), **start, **plainly(own, "raw")}
 
 

@@ -65,6 +65,8 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     assert len(blocks) >= 3
     code = "\n".join(blocks)
 
+    monkeypatch.setenv("BLUESKY_PIPELINE_CATALOG_LINGER", "1")
+
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
 
     assert done.returncode == 0, done.stderr
@@ -74,7 +76,7 @@ def test_the_commands_of_the_readme_exist():
     from pipeline.cli import main
 
     commands = set(re.findall(r"^bluesky-pipeline (\w+)", (ROOT / "README.md").read_text(), re.M))
-    assert commands >= {"demo", "run", "check", "replay", "verify", "show"}
+    assert commands >= {"demo", "run", "check", "replay", "verify", "show", "store", "export", "find", "lineage"}
     for command in commands:
         with pytest.raises(SystemExit) as ended:
             main([command, "--help"])
