@@ -12,6 +12,7 @@ from pipeline import Node, Pipeline, Reduction
 from pipeline.errors import PipelineError, PipelineKeyError, PipelineRuntimeError
 from pipeline.output import COUNTERS
 from pipeline.reductions import Mean, PeakStatistics, Statistics
+from pipeline.sources import read_jsonl
 from pipeline.testing import make_run
 
 MOTOR = [-2.0, -1.0, 0.0, 1.0, 2.0, 3.0]
@@ -181,6 +182,39 @@ def test_a_point_taken_again_replaces_the_first_take():
     found = pipeline.result("mean")
     assert found["det_mean"] == 3.0
     assert (found.n_events, found.raw_seq_num) == (2, 2)
+
+
+def test_of_real_runs_the_result_is_what_was_written_last_after_each_event_and_the_stop(data_folder):
+    n_runs = n_asked = 0
+    for file in sorted(data_folder.glob("docs_*/*.jsonl")):
+        documents = list(read_jsonl(file))
+        motors, field = scanned_and_measured(documents)
+        if not field or [name for name, _ in documents].count("start") > 1:
+            continue
+        pipeline = Pipeline([Node("peak", PeakStatistics(motors[0], field), Mean(field))], [kept := Kept()])
+        for name, doc in documents:
+            pipeline(name, doc)
+            written = [doc["data"] for kind, doc in kept[-2:] if kind == "event"]
+            if name in ("event", "stop") and written:
+                found = pipeline.result("peak")
+                wanted = {key: value for key, value in written[-1].items() if key not in (*COUNTERS, *motors)}
+                assert repr(dict(found)) == repr(wanted), file.name
+                assert found.n_events == written[-1]["n_events"]
+                n_asked += 1
+        n_runs += found.is_final
+    assert n_runs >= 70
+    assert n_asked >= 3000
+
+
+def scanned_and_measured(documents):
+    """The motors of a scan, and the first number that is none of them."""
+    dimensions = documents[0][1].get("hints", {}).get("dimensions", [])
+    motors = [field for fields, stream in dimensions if stream == "primary" for field in fields]
+    for name, doc in documents:
+        if name == "descriptor" and doc.get("name") == "primary" and {*motors[:1]} & {*doc["data_keys"]}:
+            numbers = [key for key, k in doc["data_keys"].items() if k["dtype"] == "number" and not k.get("shape")]
+            return motors, next((key for key in numbers if key not in motors), None)
+    return motors, None
 
 
 # which run -----------------------------------------------------------------------------------------------------------
