@@ -331,9 +331,13 @@ def test_jsonl_is_the_documents_as_the_ledger_has_them(tmp_path):
     assert results.streams == {}
 
 
-def test_an_infinity_is_refused_where_json_would_lose_it(tmp_path):
+@pytest.mark.parametrize("value", [float("inf"), [1.0, -numpy.inf], numpy.array([[numpy.inf]])])
+def test_an_infinity_is_refused_where_json_would_lose_it(value, tmp_path):
+    event = {"descriptor": "d", "seq_num": 1, "data": {"s": "a", "x": value}}
+    run = StoredRun({}, documents=[("start", {"uid": "7f3c", "time": 0.0}), ("event", event)])
+
     with pytest.raises(PipelineError, match=r"field 'x': wanted numbers that JSON can hold, there is an infinity"):
-        export(built_run({"x": [1.0, float("inf")]}), "jsonl", tmp_path)
+        export(run, "jsonl", tmp_path)
 
     assert list(tmp_path.iterdir()) == []
 

@@ -29,7 +29,8 @@ def check_the_way_there_and_back(path, format, folder):
     paths = [each for each in export(run, format, folder) if not each.name.endswith(".json")]
     found = {name: data for each in paths for name, data in read_results(each).streams.items()}
 
-    assert list(run) and found.keys() == set(run)
+    assert len(run) > 0
+    assert found.keys() == set(run)
     for name in run:
         assert plainly(found[name]) == plainly(read(run, name))
     again = RunBuilder(read_results(paths[0]).metadata, uid="7f3c", time=1.5)
