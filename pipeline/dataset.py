@@ -39,7 +39,7 @@ def build(columns: Mapping[str, Any], times: Any, descriptor: Document) -> "xarr
     data_keys = {key: descriptor["data_keys"][key] for key in columns}
     names = _names(data_keys)
     variables = {
-        names[key]: _variable(key, values_of(columns[key], data_key), data_key, sizes)
+        names[key]: xarray.Variable(*_variable(key, values_of(columns[key], data_key), data_key, sizes), fastpath=True)
         for key, data_key in data_keys.items()
     }
     epoch = {"units": EPOCH, "standard_name": "time"}
@@ -63,7 +63,10 @@ def _names(data_keys: Mapping[str, Document]) -> dict[str, str]:
 
 
 def _variable(key: str, values: numpy.ndarray, data_key: Document, sizes: dict[str, int]) -> Any:
-    """Return dimensions, values and attributes; dimensions as the data key has them, unless others have their names."""
+    """Return dimensions, values and attributes; dimensions as the data key has them, unless others have their names.
+
+    `fastpath` leaves the values as they are: without it, xarray makes NaN of None.
+    """
     dims = list(data_key.get("dims") or ())
     own = dict(zip(dims, values.shape[1:], strict=False))
     if len(dims) != values.ndim - 1 or any(sizes.get(dim, size) != size for dim, size in own.items()):
@@ -123,11 +126,16 @@ def values_of(column: Any, data_key: Document) -> numpy.ndarray:
 
 
 def _texts(values: list[Any], data_key: Document) -> numpy.ndarray:
-    return numpy.array(values, "U") if all(isinstance(value, str) for value in values) else _objects(values)
+    return numpy.array(values, "U") if all(isinstance(value, str) for value in values) else _with_none(values)
 
 
 def _booleans(values: list[Any], data_key: Document) -> numpy.ndarray:
-    return numpy.array(values, "?") if all(isinstance(value, bool) for value in values) else _objects(values)
+    return numpy.array(values, "?") if all(isinstance(value, bool) for value in values) else _with_none(values)
+
+
+def _with_none(values: list[Any]) -> numpy.ndarray:
+    """Return objects, with None for what is missing: pandas has NaN for it."""
+    return _objects([None if value != value else value for value in values])
 
 
 def _numbers(values: list[Any], data_key: Document) -> numpy.ndarray:

@@ -88,13 +88,23 @@ def _runs(args: argparse.Namespace) -> Iterator[BlueskyRun | CatalogRun]:
     if len(in_ledger) == 1:
         yield from _of_file(in_ledger[0])
         return
-    with suppress(KeyError, ValueError):  # Tiled refuses too short a part of a uid
-        if args.catalog is not None or default_path().exists():
-            yield CatalogRun(runs_of(args.catalog)[args.run])
+    if args.catalog is not None or default_path().exists():
+        runs = runs_of(_there(args.catalog))
+        with suppress(KeyError, ValueError):  # Tiled refuses too short a part of a uid
+            yield CatalogRun(runs[args.run])
             return
     raise ConfigError(
         f"no run {args.run!r}: wanted a file, or the uid of a run in the ledger {args.ledger!r} or the catalog."
     )
+
+
+def _there(catalog: str | None) -> str | None:
+    """Return this catalog, unless it is a path where there is none: to look for a run makes no catalog."""
+    path = default_path() if catalog is None else Path(catalog).expanduser()
+    is_path = catalog is None or ("://" not in catalog and ("/" in catalog or catalog.startswith((".", "~"))))
+    if is_path and not path.exists():
+        raise ConfigError(f"wanted a catalog in {catalog or path}, there is none.")
+    return catalog
 
 
 def _of_file(path: Path) -> Iterator[BlueskyRun]:
@@ -178,7 +188,7 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _find(args: argparse.Namespace) -> int:
-    runs = analyses(args.catalog, args.run, node=args.node, recipe=args.recipe, reduction=args.reduction)
+    runs = analyses(_there(args.catalog), args.run, node=args.node, recipe=args.recipe, reduction=args.reduction)
     found = [_found(run) for run in runs]
     if args.json:
         print(_json(found))
@@ -207,5 +217,5 @@ def _names(reductions: Iterable[Document]) -> str:
 
 
 def _lineage(args: argparse.Namespace) -> int:
-    print(lineage(args.catalog, args.run, format=args.format))
+    print(lineage(_there(args.catalog), args.run, format=args.format))
     return OK

@@ -1,10 +1,13 @@
 """Store a run of results: one call for every catalog."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 from typing import Any
+
+import event_model
 
 from pipeline.catalog import default_path
 from pipeline.catalogs import find, kind_of, runs_of
@@ -17,6 +20,7 @@ from pipeline.schema import faults
 from pipeline.sinks import DatabrokerSink, JSONLSink, TiledSink
 from pipeline.sources.catalog import read_catalog
 from pipeline.sources.jsonl import read_jsonl
+from pipeline.stream_builder import PAGE_ROWS
 from pipeline.tables import LARGEST
 
 Documents = list[tuple[str, Document]]
@@ -193,7 +197,8 @@ class _Target:
     def __init__(self, catalog: Any) -> None:
         self._catalog = catalog
         self._runs = runs_of(catalog)
-        self._sink = (DatabrokerSink if kind_of(self._runs) == "mongo" else TiledSink)(self._runs)
+        self._is_mongo = kind_of(self._runs) == "mongo"
+        self._sink = (DatabrokerSink if self._is_mongo else TiledSink)(self._runs)
         self.name = _shown(catalog)
 
     def start_of(self, uid: str) -> Document | None:
@@ -208,7 +213,7 @@ class _Target:
         """Write a run; return why it is not there, if so."""
         uid = documents[0][1]["uid"]
         try:
-            _give(documents, self._sink)
+            _give(_in_pages(documents) if self._is_mongo else documents, self._sink)
             self._sink.flush(timeout)
         except (PipelineError, TimeoutError) as error:
             return str(error)
@@ -325,6 +330,17 @@ def _linked(
     return {**plainly(link, "raw"), **start, **plainly(own, "raw")}
 
 
-def _give(documents: Documents, sink: Callable[[str, Document], Any]) -> None:
+def _give(documents: Iterable[tuple[str, Document]], sink: Callable[[str, Document], Any]) -> None:
     for name, doc in documents:
         sink(name, doc)
+
+
+def _in_pages(documents: Documents) -> Iterator[tuple[str, Document]]:
+    """Yield the documents, with events that follow one another in pages: Mongo takes a page as quickly as an event."""
+    for (name, _), group in groupby(documents, key=lambda item: (item[0], item[1].get("descriptor"))):
+        items = [doc for _, doc in group]
+        if name == "event" and not any(doc.get("filled") for doc in items):
+            for i in range(0, len(items), PAGE_ROWS):
+                yield "event_page", event_model.pack_event_page(*items[i : i + PAGE_ROWS])  # type: ignore[arg-type]
+        else:
+            yield from ((name, doc) for doc in items)

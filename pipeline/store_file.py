@@ -12,6 +12,7 @@ from pipeline.run import BlueskyRun
 from pipeline.run_builder import RunBuilder
 from pipeline.run_of import RunOf
 from pipeline.store import Store
+from pipeline.tables import tabulate
 
 
 def store_file(
@@ -59,8 +60,9 @@ def store_file(
 
 def _built(results: Results, uid: str, time: float) -> BlueskyRun:
     with RunBuilder(uid=uid, time=time) as builder:
-        for name, table in results.streams.items():
-            builder.add_stream(name, data=table)
+        for name, data in results.streams.items():
+            table = tabulate(data, name)
+            builder.add_stream(name, data=table, time=time if table.times is None else table.times)
         builder.close(time=time)
     return builder.get_run()
 

@@ -62,6 +62,7 @@ def tabulate(data: Any, stream: str) -> Table:
         DataArray; a pyarrow Table, or what else speaks Arrow's C interface; a structured numpy array.
         Of a Dataset, the rows are along the dimension `time`, or else along the first one that all variables have.
         An index or coordinate of the rows that says something is a column too; one of another dimension is a fact.
+        A `Table` is returned as it is.
     stream
         The stream it is for, as errors call it.
 
@@ -74,6 +75,8 @@ def tabulate(data: Any, stream: str) -> Table:
     >>> table.columns
     {'x': [1, 2], 'USAXS_a2rp': [0.5, nan]}
     """
+    if isinstance(data, Table):
+        return data
     given, facts, times = _read(data, stream)
     keys = safe_keys(given)
     described = {name: _describe(stream, name, keys[name], column) for name, column in given.items()}

@@ -103,16 +103,17 @@ TABLES = {  # of columns by name
 
 
 def same(got, values):
-    """Say whether this column, as it was read, is of these values."""
+    """Say whether this column, as it was read, is of these values; None among texts and booleans stays None."""
     got = list(got)
-    return len(got) == len(values) and all(map(_same, got, values))
+    are_numbers = not any(isinstance(value, str | bool) for value in values)
+    return len(got) == len(values) and all(_same(*pair, are_numbers) for pair in zip(got, values, strict=True))
 
 
-def _same(got, value):
+def _same(got, value, are_numbers):
     if isinstance(value, numpy.ndarray):
         return numpy.shape(got) == value.shape and numpy.array_equal(got, value, equal_nan=value.dtype.kind == "f")
     if isinstance(value, numpy.datetime64):
         return got == value or (numpy.isnat(got) and numpy.isnat(value))
-    if isinstance(got, float) and got != got:
-        return value is None or value != value
+    if are_numbers and (value is None or value != value):
+        return got != got
     return got == value and isinstance(value, str | bool | None) == isinstance(got, str | bool | numpy.bool | None)
