@@ -5,13 +5,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test postgresql lint bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/bluesky-pipeline demo
 
-test: $(VENV)/.installed-dev
+test: $(VENV)/.installed-dev postgresql
 	$(BIN)/python -m pytest
+
+# The tests start a server of their own where none answers on loopback, and are skipped where neither can be.
+postgresql:
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { \
+		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql >/dev/null; \
+	} || echo "No PostgreSQL is installed: its tests are skipped, unless one answers on loopback."
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

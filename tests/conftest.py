@@ -44,10 +44,16 @@ def dead_uri():
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory):
+def postgres_folder(tmp_path_factory):
+    """A folder whose files the Tiled server on PostgreSQL may read."""
+    return tmp_path_factory.mktemp("postgres")
+
+
+@pytest.fixture(scope="session")
+def postgres_server(postgres_folder):
     """URI and API key of a Tiled server that keeps all it has in PostgreSQL, in databases of its own."""
     try:
-        with servers.tiled_on_postgres(tmp_path_factory.mktemp("postgres")) as server:
+        with servers.tiled_on_postgres(postgres_folder) as server:
             yield server
     except servers.NoPostgres as reason:
         pytest.skip(f"no PostgreSQL: {reason}")

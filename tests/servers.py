@@ -136,6 +136,7 @@ def tiled_on_postgres(folder):
         args = {
             "uri": f"{uri}/{catalog}".replace("postgresql:", "postgresql+asyncpg:"),
             "writable_storage": [str(folder / "data"), f"{uri}/{storage}"],
+            "readable_storage": [str(folder)],
             "init_if_not_exists": True,
         }
         with tiled_server(folder, [{"path": "/", "tree": "catalog", "args": args}]) as server:

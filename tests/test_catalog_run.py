@@ -10,11 +10,13 @@ import pytest
 from bluesky.plans import scan
 from event_model import compose_run
 from ophyd.sim import SynAxis, SynGauss
+from tiled.client import from_uri
+from tiled.server.simple import SimpleTiledServer
 
 from pipeline import Node, Pipeline
 from pipeline.catalog_run import CatalogRun
 from pipeline.catalogs import find, kind_of, runs_of
-from pipeline.errors import PipelineKeyError, PipelineTypeError, PipelineValueError
+from pipeline.errors import PipelineKeyError, PipelineRuntimeError, PipelineTypeError, PipelineValueError
 from pipeline.reductions import Mean, PeakStatistics
 from pipeline.sinks import DatabrokerSink, TiledSink
 from pipeline.sources import read_catalog
@@ -226,3 +228,13 @@ def test_a_header_of_databroker_is_a_run(written, catalog):
     assert CatalogRun(header)["primary"].read()["x"].values.tolist() == [1.5]
     assert bool(run)
     assert len({run, CatalogRun(run.client)}) == 1
+
+
+def test_a_server_that_exports_no_runs_is_told_what_it_wants(tmp_path):
+    with SimpleTiledServer(directory=tmp_path) as server:
+        root = from_uri(server.uri, remember_me=False)
+        start = {"uid": str(uuid.uuid4()), "time": 1.0}
+        node = root.create_container(key=start["uid"], metadata={"start": start}, specs=catalog_kinds.RUN)
+        with pytest.raises(PipelineRuntimeError, match="json_seq_exporter"):
+            list(CatalogRun(node).documents())
+        root.context.close()

@@ -6,11 +6,14 @@ import uuid
 
 import numpy
 import pytest
+from bluesky.plans import count
+from ophyd.sim import hw
 
 from pipeline import Node, Pipeline
 from pipeline.catalog import python_module
 from pipeline.catalog_run import CatalogRun
 from pipeline.catalogs import find
+from pipeline.errors import PipelineRuntimeError
 from pipeline.reductions import Mean, PeakStatistics
 from pipeline.sinks import TiledSink
 from pipeline.sources import read_catalog
@@ -135,3 +138,18 @@ def test_eight_processes_write_at_once_and_every_run_is_whole(on_postgres):
         assert data["i"].values.tolist() == list(range(N_EVENTS))
         assert data["a"].values.tolist() == [[k, k, k]] * N_EVENTS
         assert run.metadata["stop"]["exit_status"] == "success"
+
+
+def test_images_in_files_are_read_along_the_rows(RE, written, postgres_folder):
+    documents = []
+    RE(count([hw(save_path=str(postgres_folder)).img], 3), lambda *item: documents.append(item))
+
+    run = written(documents)
+
+    images = run["primary"].read()["img"]
+    assert images.dims[0] == "time"
+    assert images.shape == (3, 10, 10)
+    assert (images.values == 1).all()
+    with pytest.raises(PipelineRuntimeError, match=r"data in files, which documents\(\) does not fill in"):
+        list(run.documents(fill="yes"))
+    assert "stream_resource" in [name for name, _ in run.documents(fill="no")]
