@@ -47,7 +47,7 @@ def runs_of(catalog: Any = None, container: str = "analysis") -> Any:
     if _is_of_runs(client):
         return client
     child = _child(client, container)
-    if child is None and (there := [name for name in CONTAINERS if _child(client, name) is not None]):
+    if child is None and (there := [name for name in sorted(CONTAINERS) if _child(client, name) is not None]):
         raise PipelineKeyError(f"wanted the container {container!r} of the catalog {_shown(client.uri)}; has {there}.")
     return client if child is None else child
 

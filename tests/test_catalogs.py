@@ -57,7 +57,7 @@ def test_every_way_to_an_embedded_catalog_leads_to_its_analysis_runs(catalog, di
     monkeypatch.setenv("BLUESKY_PIPELINE_CATALOG", str(directory))
     monkeypatch.chdir(directory.parent)
 
-    for each in (catalog, catalog["analysis"], catalog["analysis"].v1, catalog.analysis.v2, directory, str(directory)):
+    for each in (catalog, catalog["analysis"], catalog["analysis"].v1, directory, str(directory)):
         assert find(runs_of(each), uid) is not None
     for each in (None, "./catalog", "catalog"):
         assert find(runs_of(each), uid) is not None
