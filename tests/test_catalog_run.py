@@ -8,9 +8,11 @@ import catalog_kinds
 import numpy
 import pytest
 from bluesky.plans import scan
+from bluesky_tiled_plugins.clients.bluesky_run import BlueskyRun
 from event_model import compose_run
 from ophyd.sim import SynAxis, SynGauss
 from tiled.client import from_uri
+from tiled.client.container import DEFAULT_STRUCTURE_CLIENT_DISPATCH
 from tiled.server.simple import SimpleTiledServer
 
 from pipeline import Node, Pipeline
@@ -220,12 +222,20 @@ def test_what_is_no_run_is_refused(catalog):
             CatalogRun(each)
 
 
-def test_a_header_of_databroker_is_a_run(written, catalog):
+@pytest.fixture
+def clients():
+    """Undo what a header of databroker does: from then on, all clients of the process give runs of the second version."""
+    yield
+    DEFAULT_STRUCTURE_CLIENT_DISPATCH["numpy"].set("BlueskyRun", lambda: BlueskyRun)
+
+
+def test_a_header_of_databroker_is_a_run(written, catalog, clients):
     run = written(run_of({"x": [1.5]}))
 
     header = runs_of(catalog).v1[run.uid]
 
-    assert CatalogRun(header)["primary"].read()["x"].values.tolist() == [1.5]
+    for each in (header, header.v2, find(runs_of(catalog), run.uid)):
+        assert CatalogRun(each)["primary"].read()["x"].values.tolist() == [1.5]
     assert bool(run)
     assert len({run, CatalogRun(run.client)}) == 1
 
