@@ -11,6 +11,7 @@ import numpy
 from pipeline.data_keys import describe
 from pipeline.documents import RESERVED, Document, Uids
 from pipeline.reductions.reduction import Reduction, Result
+from pipeline.reductions.state import state_from_bytes, state_to_bytes
 from pipeline.run_builder import RunBuilder
 
 TIME = 1_700_000_000.0
@@ -81,7 +82,7 @@ def check_reduction(
 
     At every prefix it agrees with the oracle; to ask early changes nothing; the input stays untouched; a page gives
     the bits that its events give; merged parts give the whole (bit by bit, in either order, where it says `"exact"`);
-    a copy is independent; keys are legal, and nothing is infinite.
+    restored from its state, after every event, it goes on with the same bits; keys are legal, and nothing is infinite.
 
     Parameters
     ----------
@@ -105,18 +106,23 @@ def check_reduction(
     >>> check_reduction(Mean("x"), [{"x": 1.0}, {"x": 4.0}], lambda es: {"x_mean": sum(e["x"] for e in es) / len(es)})
     """
     before = copy.deepcopy(list(events))
-    asked = copy.deepcopy(reduction)
+    asked, restored = copy.deepcopy(reduction), _restored(reduction, reduction)
     for n, data in enumerate(events, 1):
         asked.update(data)
         result = asked.result()
         _check_result(result)
+        restored.update(data)
+        restored = _restored(reduction, restored)
+        _same(restored.result(), result, f"a state, restored after {n} events, gives another result")
         if oracle is not None:
             _check_oracle(result, oracle(events[:n]), n, rtol)
     _same(list(events), before, "the events were changed")
     _same(_fed(reduction, events).result(), asked.result(), "to ask early changes the result")
     _check_page(reduction, events)
+    split = len(events) // 2 if split is None else split
+    _check_restored(reduction, events, split)
     if reduction.mergeable is not None:
-        _check_merge(reduction, events, len(events) // 2 if split is None else split, rtol)
+        _check_merge(reduction, events, split, rtol)
 
 
 def _fed(reduction: Reduction, events: Sequence[Mapping[str, Any]]) -> Reduction:
@@ -132,6 +138,27 @@ def _check_page(reduction: Reduction, events: Sequence[Mapping[str, Any]]) -> No
     fresh = copy.deepcopy(reduction)
     fresh.update_page({key: [data[key] for data in events] for key in events[0]})
     _same(fresh.result(), _fed(reduction, events).result(), "a page gives other bits than its events")
+
+
+def _restored(fresh: Reduction, reduction: Reduction) -> Reduction:
+    """Return one that has gone on from the state of the other, which was written and read."""
+    new = copy.deepcopy(fresh)
+    new.restore(state_from_bytes(state_to_bytes(reduction.state())))
+    return new
+
+
+def _check_restored(reduction: Reduction, events: Sequence[Mapping[str, Any]], split: int) -> None:
+    first = _fed(reduction, events[:split])
+    state = first.state()
+    kept = copy.deepcopy(state)
+    again = copy.deepcopy(reduction)
+    again.restore(state)
+    for one in (first, again):
+        for data in events[split:]:
+            one.update(data)
+        _same(state, kept, "a state is changed by what comes after it")
+    _same(again.result(), first.result(), "a state, restored, goes on with other bits")
+    _same(again.state(), first.state(), "a state, restored, goes on to another state")
 
 
 def _check_merge(reduction: Reduction, events: Sequence[Mapping[str, Any]], split: int, rtol: float) -> None:

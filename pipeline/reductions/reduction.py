@@ -1,12 +1,15 @@
 """What every reduction is: incremental numbers of one stream, knowing no document."""
 
 import inspect
+import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Literal, Self
 
-from pipeline.errors import RejectedValue
+from pipeline.errors import PipelineValueError, RejectedValue
+from pipeline.reductions.state import pack, unpack
 
+_OWN = "arguments", "_call"
 _UNCHANGING = {str, int, float, bool, type(None)}
 
 Data = Mapping[str, Any]
@@ -30,6 +33,9 @@ class Reduction:
         `None`: there is no `merge`.
     fields
         The raw fields it reads, as far as it knows: a stream without them is refused before its first event.
+    constants
+        The attributes that data do not change (a table, a compiled expression): copies share them, states leave them
+        out.
     arguments
         What the reduction was made with, by parameter, defaults included.
 
@@ -51,6 +57,7 @@ class Reduction:
     kind: Literal["event", "summary"] = "summary"
     mergeable: Literal["exact", "rounding"] | None = None
     fields: Sequence[str] = ()
+    constants: Sequence[str] = ()
     arguments: dict[str, Any]
     _call: tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -66,7 +73,7 @@ class Reduction:
         """Copy what data have changed; the arguments are shared, and what cannot be changed is."""
         new = object.__new__(type(self))
         for key, value in vars(self).items():
-            shared = key in ("arguments", "_call") or type(value) in _UNCHANGING
+            shared = key in _OWN or key in self.constants or type(value) in _UNCHANGING
             setattr(new, key, value if shared else deepcopy(value, memo))
         return new
 
@@ -116,6 +123,55 @@ class Reduction:
         """Take in what another reduction of the same arguments has taken in."""
         raise NotImplementedError(f"{self.name} cannot be merged.")
 
+    def state(self) -> dict[str, Any]:
+        """Return what data have changed, as JSON values and numpy arrays; with it, what it is a state of.
+
+        By default that is every attribute but `constants` and those that are still an argument. It shares nothing with
+        the reduction, and stays as it is.
+
+        Raises
+        ------
+        PipelineTypeError
+            If an attribute holds what no state can.
+
+        >>> from pipeline.reductions import Mean
+        >>> mean = Mean("det")
+        >>> mean.update({"det": 1.5})
+        >>> state = mean.state()
+        >>> again = Mean("det")
+        >>> again.restore(state)
+        >>> again.result()
+        {'det_n': 1, 'det_mean': 1.5}
+        """
+        package = _package(self)
+        changed = {key: value for key, value in vars(self).items() if self._may_change(key, value)}
+        data = {key: pack(value, f"{self.name}: {key}", package) for key, value in changed.items()}
+        return {**self._identity(), "data": data}
+
+    def _may_change(self, key: str, value: Any) -> bool:
+        is_argument = key in self.arguments and self.arguments[key] is value
+        return not (is_argument or key in _OWN or key in self.constants)
+
+    def _identity(self) -> dict[str, Any]:
+        arguments = json.loads(json.dumps(self.arguments, default=repr))
+        return {"reduction": self.name, "version": self.version, "arguments": arguments}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state: what a fresh reduction of the same arguments does as if it had never been interrupted.
+
+        Raises
+        ------
+        PipelineValueError
+            If it is a state of another class, version or arguments.
+        """
+        for what, want in self._identity().items():
+            if state.get(what) != want:
+                raise PipelineValueError(
+                    f"{self.name}: wanted a state of {what} {want!r}, there is {state.get(what)!r}."
+                )
+        for key, value in state["data"].items():
+            setattr(self, key, unpack(value, _package(self)))
+
     def describe(self, data_keys: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Return what values cannot tell of the results (units, precision, dims), from the raw data keys."""
         return {}
@@ -123,6 +179,10 @@ class Reduction:
     def axes(self) -> Result:
         """Return the constant axes of array results, by key; asked once, when the stream is described."""
         return {}
+
+
+def _package(reduction: Reduction) -> str:
+    return type(reduction).__module__.partition(".")[0]
 
 
 def units_of(data_keys: Mapping[str, Any], field: str) -> str | None:
