@@ -80,6 +80,14 @@ class Reduction:
     def __getnewargs_ex__(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return self._call  # one that comes out of a pickle is made as the original was
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key not in self.constants}
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        if self.constants:
+            type(self).__init__(self, *self._call[0], **self._call[1])
+        vars(self).update(attributes)
+
     @property
     def name(self) -> str:
         """What recipes, errors and configurations call it: `Mean`, or `package.module:Class` if it is not ours."""

@@ -1,0 +1,74 @@
+"""A reduction whose result stands for the last event alone."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy
+
+from pipeline.errors import RejectedValue
+from pipeline.reductions.reduction import Data, Reduction, Result
+from pipeline.reductions.values import NAN
+
+
+class EventReduction(Reduction):
+    """A reduction of each event by itself: a subclass says, in `reduce`, what one event gives.
+
+    An event that is rejected, or lacks a field, has no result of its own: numbers are NaN then, counts 0, flags false;
+    never what the event before it gave.
+
+    >>> class Double(EventReduction):
+    ...     def __init__(self, field):
+    ...         self.field = field
+    ...     def reduce(self, data):
+    ...         return {f"{self.field}_double": 2.0 * data[self.field]}
+    >>> double = Double("det")
+    >>> double.update({"det": 1.5})
+    >>> double.result()
+    {'det_double': 3.0}
+    """
+
+    kind = "event"
+    _row: Result | None = None
+    _unknown: Result | None = None  # the row of an event without a result, once the shapes are known
+
+    def reduce(self, data: Data) -> Result:
+        """Return the result of one event: always of the same keys; arrays of its own, always of the same shape."""
+        raise NotImplementedError(f"{self.name} has no reduce(data).")
+
+    def update(self, data: Data) -> None:
+        """Take in one event, in place of the one before."""
+        self._row = self._unknown
+        row = self.reduce(data)
+        if self._unknown is None:
+            self._unknown = {key: _unknown(value) for key, value in row.items()}
+        elif any(map(_is_array, row.values())):
+            _check_shapes(row, self._unknown)
+        self._row = row
+
+    def result(self) -> Result | None:
+        """Return what the last event gives; `None` before the first that gives something. Arrays are read-only."""
+        if self._row is None:
+            return None
+        for value in self._row.values():
+            if type(value) is numpy.ndarray:
+                value.setflags(write=False)
+        return dict(self._row)
+
+
+def _is_array(value: Any) -> bool:
+    return type(value) is numpy.ndarray
+
+
+def _unknown(value: Any) -> Any:
+    """Return what stands where there is no information: NaN, 0 for counts, False for flags."""
+    if not _is_array(value):
+        return type(value)() if isinstance(value, int) else NAN
+    return numpy.full(value.shape, NAN if value.dtype.kind == "f" else 0, value.dtype)
+
+
+def _check_shapes(row: Result, before: Mapping[str, Any]) -> None:
+    for key, value in row.items():
+        if numpy.shape(value) != numpy.shape(before[key]):
+            raise RejectedValue(
+                f"{key}: wanted shape {list(numpy.shape(before[key]))}, as before; there is {list(numpy.shape(value))}."
+            )
