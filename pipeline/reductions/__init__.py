@@ -1,7 +1,10 @@
 """Incremental numbers of one stream."""
 
+from pipeline.reductions.background import Background as Background
 from pipeline.reductions.normalize import Normalize as Normalize
 from pipeline.reductions.peak_statistics import PeakStatistics as PeakStatistics
+from pipeline.reductions.quality import Quality as Quality
 from pipeline.reductions.reduction import Reduction as Reduction
+from pipeline.reductions.regions import Regions as Regions
 from pipeline.reductions.statistics import Mean as Mean
 from pipeline.reductions.statistics import Statistics as Statistics

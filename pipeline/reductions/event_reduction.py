@@ -28,8 +28,8 @@ class EventReduction(Reduction):
     """
 
     kind = "event"
-    _row: Result | None = None
-    _unknown: Result | None = None  # the row of an event without a result, once the shapes are known
+    _last: Result | None = None
+    _nothing: Result | None = None  # the row of an event without a result, once the shapes are known
 
     def reduce(self, data: Data) -> Result:
         """Return the result of one event: always of the same keys; arrays of its own, always of the same shape."""
@@ -37,22 +37,22 @@ class EventReduction(Reduction):
 
     def update(self, data: Data) -> None:
         """Take in one event, in place of the one before."""
-        self._row = self._unknown
+        self._last = self._nothing
         row = self.reduce(data)
-        if self._unknown is None:
-            self._unknown = {key: _unknown(value) for key, value in row.items()}
+        if self._nothing is None:
+            self._nothing = {key: _unknown(value) for key, value in row.items()}
         elif any(map(_is_array, row.values())):
-            _check_shapes(row, self._unknown)
-        self._row = row
+            _check_shapes(row, self._nothing)
+        self._last = row
 
     def result(self) -> Result | None:
         """Return what the last event gives; `None` before the first that gives something. Arrays are read-only."""
-        if self._row is None:
+        if self._last is None:
             return None
-        for value in self._row.values():
+        for value in self._last.values():
             if type(value) is numpy.ndarray:
                 value.setflags(write=False)
-        return dict(self._row)
+        return dict(self._last)
 
 
 def _is_array(value: Any) -> bool:

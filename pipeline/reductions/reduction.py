@@ -88,6 +88,11 @@ class Reduction:
             type(self).__init__(self, *self._call[0], **self._call[1])
         vars(self).update(attributes)
 
+    def _pin(self, **found: Any) -> None:
+        """Make what was found out an argument, such as the SHA-256 of a file: recipes, states and pickles have it."""
+        self.arguments |= found
+        self._call = (), self.arguments
+
     @property
     def name(self) -> str:
         """What recipes, errors and configurations call it: `Mean`, or `package.module:Class` if it is not ours."""
