@@ -114,7 +114,10 @@ class Work:
         self._data_keys = data_keys
         for reduction in self._prototypes:
             self._check_fields(reduction)
-        self._history = History(_State(deepcopy(list(self._prototypes)), self._raw["time"]), block_size(data_keys))
+        reductions = deepcopy(list(self._prototypes))
+        for reduction in reductions:
+            reduction.begin(self._raw)
+        self._history = History(_State(reductions, self._raw["time"]), block_size(data_keys))
         carried = [field for field in _scanned(self._raw, self.stream) if _is_number(data_keys.get(field))]
         by_event = [i for i, reduction in enumerate(self._prototypes) if reduction.kind == "event"]
         summaries = [i for i, reduction in enumerate(self._prototypes) if reduction.kind != "event"]

@@ -1,6 +1,11 @@
 """Incremental numbers of one stream."""
 
 from pipeline.reductions.background import Background as Background
+from pipeline.reductions.bin import Bin as Bin
+from pipeline.reductions.drift import Drift as Drift
+from pipeline.reductions.frame_average import FrameAverage as FrameAverage
+from pipeline.reductions.histogram import Histogram as Histogram
+from pipeline.reductions.map import Map as Map
 from pipeline.reductions.normalize import Normalize as Normalize
 from pipeline.reductions.peak_statistics import PeakStatistics as PeakStatistics
 from pipeline.reductions.quality import Quality as Quality

@@ -125,6 +125,14 @@ class IntegerMoments(ElementMoments):
         self._widen(other.least)
         self.largest = numpy.fmax(self.largest, other.largest)
 
+    def in_floats(self) -> ElementMoments:
+        """Return moments that take any numbers from here on, by Welford's update."""
+        new = ElementMoments(self.n.shape)
+        new.n_events, new.n, new.least, new.largest = self.n_events, self.n.copy(), self.least, self.largest
+        new._mean = numpy.where(self.n > 0, self.mean(), 0.0)
+        new._squares = numpy.where(self.n > 1, self.variance(1) * (self.n - 1), 0.0)
+        return new
+
     def total(self) -> Array:
         """Return the sums."""
         return self._total.astype(float)

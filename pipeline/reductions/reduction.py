@@ -100,6 +100,9 @@ class Reduction:
         is_ours = cls.__module__.startswith("pipeline.reductions.")
         return cls.__qualname__ if is_ours else f"{cls.__module__}:{cls.__qualname__}"
 
+    def begin(self, start: Mapping[str, Any]) -> None:
+        """Learn what the start document of the raw run tells, before its first event: by default nothing."""
+
     def update(self, data: Data) -> None:
         """Take in the data of one event.
 
