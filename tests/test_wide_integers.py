@@ -49,7 +49,9 @@ def test_integers_are_rounded_as_python_rounds_them(values):
     assert rounded.tolist() == [float(Fraction(value << 40, 2**60)) for value in values]
 
 
-@pytest.mark.parametrize("value", [2**53 + 1, 2**54 + 2, 2**64 + 2**11, 2**64 + 2**11 + 1, 2**96 - 1, 2**96 + 2**43, -(2**64) - 2**11])
+@pytest.mark.parametrize(
+    "value", [2**53 + 1, 2**54 + 2, 2**64 + 2**11, 2**64 + 2**11 + 1, 2**96 - 1, 2**96 + 2**43, -(2**64) - 2**11]
+)
 def test_ties_go_to_even_and_what_is_over_them_does_not(value):
     wide = WideIntegers(1)
 

@@ -52,7 +52,7 @@ class Bin(Points):
     """
 
     mergeable = "exact"
-    n_positions = 1
+    n_positions = 0
     constants = ("x", "ys", "fields", "_edges")
 
     def __init__(self, x: str, ys: str | Sequence[str], edges: Any) -> None:

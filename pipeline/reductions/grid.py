@@ -26,7 +26,7 @@ class Grid:
         For either axis the first and the last center.
 
     >>> grid = Grid([2, 3], [[10, 20], [1, -1]])
-    >>> grid.rows, grid.columns
+    >>> grid.row_axis.centers, grid.column_axis.centers
     (array([10., 20.]), array([ 1.,  0., -1.]))
     >>> grid.cell(19.0, 1.2), grid.cell(26.0, 1.2)
     (3, -1)
@@ -34,10 +34,8 @@ class Grid:
 
     def __init__(self, shape: Any, extents: Any) -> None:
         self.shape = _shape(shape)
-        self.rows, self.columns = (
-            numpy.linspace(*pair, n) for pair, n in zip(_pairs(extents), self.shape, strict=True)
-        )
-        self._row_edges, self._column_edges = _edges(self.rows), _edges(self.columns)
+        rows, columns = (numpy.linspace(*pair, n) for pair, n in zip(_pairs(extents), self.shape, strict=True))
+        self.row_axis, self.column_axis = Axis(rows), Axis(columns)
 
     def __deepcopy__(self, memo: Any) -> "Grid":
         return self  # it never changes
@@ -49,13 +47,50 @@ class Grid:
 
     def cell(self, row: float, column: float) -> int:
         """Return the cell at this place, counted row by row; -1 if it is outside."""
-        i, j = _place(self._row_edges, self.rows, row), _place(self._column_edges, self.columns, column)
+        i, j = self.row_axis.place(row), self.column_axis.place(column)
         return i * self.shape[1] + j if i >= 0 <= j else -1
 
     def cells(self, rows: Array, columns: Array) -> Array:
         """Return the cells at these places; -1 for those outside."""
-        i, j = _places(self._row_edges, self.rows, rows), _places(self._column_edges, self.columns, columns)
+        i, j = self.row_axis.places(rows), self.column_axis.places(columns)
         return numpy.where((i >= 0) & (j >= 0), i * self.shape[1] + j, -1)
+
+
+class Axis:
+    """Cells along one axis, around their centers, which rise or fall.
+
+    >>> axis = Axis(numpy.array([2.0, 1.0, 0.0]))
+    >>> [axis.place(x) for x in (1.9, 0.4, -0.6)]
+    [0, 2, -1]
+    """
+
+    def __init__(self, centers: Array) -> None:
+        self.centers = centers
+        self.edges = Edges(_edges(centers))
+        self.falls = bool(centers[0] > centers[-1])
+
+    def place(self, x: float) -> int:
+        """Return the cell of a finite number; -1 if it is outside."""
+        place = self.edges.place(x)
+        if not 0 <= place < self.edges.n:
+            return -1
+        return self.edges.n - 1 - place if self.falls else place
+
+    def places(self, x: Array) -> Array:
+        """Return the cells of finite numbers; -1 for those outside."""
+        places = self.edges.places(x)
+        is_inside = (places >= 0) & (places < self.edges.n)
+        return numpy.where(is_inside, self.edges.n - 1 - places if self.falls else places, -1)
+
+
+def _edges(centers: Array) -> Any:
+    if len(centers) == 1:
+        return [-8e307, 8e307]  # about all numbers, and a width that is one
+    first, last = sorted((float(centers[0]), float(centers[-1])))
+    half = (last - first) / (len(centers) - 1) / 2
+    if not half:
+        raise PipelineValueError(f"extents: wanted {len(centers)} centers, all are {first:g}.")
+    return {"start": first - half, "stop": last + half, "n": len(centers)}
 
 
 def grid_of(start: Mapping[str, Any], y: str, x: str, shape: Any, extents: Any) -> Grid:
@@ -106,26 +141,3 @@ def _pairs(extents: Any) -> list[tuple[float, float]]:
     if not pairs or not all(isfinite(a) and isfinite(b) for a, b in pairs):
         raise PipelineValueError(f"extents: wanted first and last of rows and of columns, there is {extents!r}.")
     return pairs
-
-
-def _edges(centers: Array) -> Edges:
-    if len(centers) == 1:
-        return Edges([-8e307, 8e307])
-    first, last = sorted((centers[0], centers[-1]))
-    half = (last - first) / (len(centers) - 1) / 2
-    if not half:
-        raise PipelineValueError(f"extents: wanted {len(centers)} centers, all are {first:g}.")
-    return Edges({"start": first - half, "stop": last + half, "n": len(centers)})
-
-
-def _place(edges: Edges, centers: Array, x: float) -> int:
-    place = edges.place(x)
-    if not 0 <= place < edges.n:
-        return -1
-    return place if centers[0] <= centers[-1] else edges.n - 1 - place
-
-
-def _places(edges: Edges, centers: Array, x: Array) -> Array:
-    places = edges.places(x)
-    is_inside = (places >= 0) & (places < edges.n)
-    return numpy.where(is_inside, places if centers[0] <= centers[-1] else edges.n - 1 - places, -1)

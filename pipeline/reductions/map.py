@@ -168,7 +168,10 @@ class Map(Points):
 
     def axes(self) -> Result:
         """Return the centers of the rows and of the columns."""
-        return {f"{self.y}_map_center": self.grid.rows.copy(), f"{self.x}_map_center": self.grid.columns.copy()}
+        return {
+            f"{self.y}_map_center": self.grid.row_axis.centers.copy(),
+            f"{self.x}_map_center": self.grid.column_axis.centers.copy(),
+        }
 
 
 class LastValues:

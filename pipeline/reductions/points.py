@@ -15,9 +15,9 @@ Array = numpy.ndarray
 class Points(Reduction):
     """A reduction of points, each a number of every field: a point an event, or as many as its arrays have elements.
 
-    Where an event has arrays (a fly scan), they are of one shape, and the fields that say where a point is may be
-    scalars beside them. A subclass sets `fields`, those that say where first, and `n_positions`, how many those are,
-    and gives `take` and `take_arrays`, which do the same; `is_new` tells whether no event has come yet.
+    Where an event has arrays (a fly scan), they are of one shape; of the first `n_positions` fields, which tell where a
+    point is, some may be scalars beside them. A subclass sets `fields` and `n_positions`, and gives `take` and `take_arrays`, which do the same; `is_new`
+    tells whether no event has come yet.
 
     >>> class Sum(Points):
     ...     def __init__(self, x, y):
@@ -67,7 +67,7 @@ class Points(Reduction):
 
     def _elements(self, values: list[Any]) -> list[Array]:
         arrays = [_float_array(value) for value in values]
-        shape = next(array.shape for array in arrays if array.ndim)
+        shape = next((array.shape for array in arrays[: self.n_positions or 1] if array.ndim), ())
         may_be_scalar = [i < self.n_positions and not array.ndim for i, array in enumerate(arrays)]
         if any(array.shape != shape and not free for array, free in zip(arrays, may_be_scalar, strict=True)):
             shapes = {field: list(array.shape) for field, array in zip(self.fields, arrays, strict=True)}
