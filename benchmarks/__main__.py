@@ -5,13 +5,14 @@ import sys
 from inspect import isgenerator
 
 from benchmarks.catalogs import catalogs
+from benchmarks.cells import cells
 from benchmarks.events import events, pages
 from benchmarks.finding import finding
 from benchmarks.imports import imports
 from benchmarks.memory import memory
 from benchmarks.scans import scans
 
-ALL = (imports, events, pages, scans, catalogs, finding, memory)
+ALL = (imports, events, pages, scans, catalogs, finding, memory, cells)
 
 
 def main(names):

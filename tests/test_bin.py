@@ -79,6 +79,23 @@ def test_bins_do_not_depend_on_the_order(points, random):
     assert repr(one.result()) == repr(other.result())
 
 
+def test_a_long_run_gives_the_bits_of_its_page_however_often_it_is_asked():
+    points = random_points(1000)
+    asked, fed, page = (Bin("x", ["a", "b"], EDGES) for _ in range(3))
+
+    for i, point in enumerate(points):
+        fed.update(point)
+        asked.update(point)
+        if i % 37 == 0:
+            asked.result()
+    page.update_page({key: [point[key] for point in points] for key in points[0]})
+
+    assert repr(fed.result()) == repr(asked.result()) == repr(page.result())
+    scipy_result = scipy_bins(points)
+    assert numpy.allclose(fed.result()["a_mean"], scipy_result["a_mean"], rtol=1e-13, atol=0)
+    assert numpy.allclose(fed.result()["a_err"], scipy_result["a_err"], rtol=1e-12, atol=0)
+
+
 def test_an_event_of_arrays_is_as_many_points():
     points = random_points()
     arrays, rows = Bin("x", ["a", "b"], EDGES), Bin("x", ["a", "b"], EDGES)

@@ -103,7 +103,7 @@ class Bin(Points):
             return None
         result: Result = {}
         for i, (y, bins) in enumerate(zip(self.ys, self._bins, strict=True)):
-            arrays = {f"{y}_mean": bins.mean(), f"{y}_err": bins.error(), f"{y}_n": bins.n.copy()}
+            arrays = {f"{y}_mean": bins.mean(), f"{y}_err": bins.error(), f"{y}_n": bins.n}
             result |= {**arrays, f"{y}_n_nan": self._n_nan[i], f"{y}_n_outside": self._n_outside[i]}
         return result
 

@@ -11,12 +11,15 @@ Array = numpy.ndarray
 
 _UNIT = 1074  # every float is a whole number of 2**-1074
 _HALF = 27  # bits: the half of a mantissa
+_WAITING = 256  # single numbers that are taken in at once
+_FEW = 8  # that are taken in faster one by one
 
 
 class BinSums:
     """How many numbers are in each bin, and their sum without any rounding: the same bits in any order.
 
-    What `ExactSum` is to one sum, this is to many. Memory is some 32 bytes a bin, more where sizes differ widely.
+    What `ExactSum` is to one sum, this is to many. Memory is some 50 bytes a bin, more where sizes differ widely.
+    Single numbers wait until there are some, or until they are asked for, and are then taken in as an array.
 
     Parameters
     ----------
@@ -30,34 +33,55 @@ class BinSums:
     """
 
     def __init__(self, size: int) -> None:
-        self.n: Array = numpy.zeros(size, numpy.int64)
+        self._n: Array = numpy.zeros(size, numpy.int64)
         self._totals = WideIntegers(size)
         self._is_stale: Array = numpy.zeros(size, bool)  # the bins whose sum is not the one below
         self._sums: Array = numpy.zeros(size)
+        self._waiting_bins: list[int] = []
+        self._waiting: list[float] = []
 
     def add(self, i: int, x: float) -> None:
         """Take in one finite number, into bin `i`."""
-        numerator, denominator = x.as_integer_ratio()
-        self._add(i, numerator, _UNIT + 1 - denominator.bit_length())
+        self._waiting_bins.append(i)
+        self._waiting.append(x)
+        if len(self._waiting) == _WAITING:
+            self._settle()
+
+    def _settle(self) -> None:
+        bins, numbers = self._waiting_bins, self._waiting
+        self._waiting_bins, self._waiting = [], []
+        if len(numbers) > _FEW:
+            self.add_array(numpy.array(bins), numpy.array(numbers))
+        else:
+            for i, x in zip(bins, numbers, strict=True):
+                numerator, denominator = x.as_integer_ratio()
+                self._add(i, numerator, _UNIT + 1 - denominator.bit_length())
 
     def _add(self, i: int, value: int, shift: int) -> None:
-        self.n[i] += 1
+        self._n[i] += 1
         self._is_stale[i] = True
         self._totals.add(i, value, shift)
+
+    @property
+    def n(self) -> Array:
+        """How many numbers there are in each bin."""
+        self._settle()
+        return self._n.copy()
 
     def add_array(self, i: Array, x: Array) -> None:
         """Take in finite numbers, float64, each into its bin `i`."""
         self._add_array(i, *_integers(x))
 
     def _add_array(self, i: Array, values: Array, shifts: Array) -> None:
-        numpy.add.at(self.n, i, 1)
+        numpy.add.at(self._n, i, 1)
         self._is_stale[i] = True
         self._totals.add_array(i, values, shifts)
 
     def merge(self, other: Any) -> None:
         """Take in other sums."""
-        self.n += other.n
-        self._is_stale |= other.n > 0
+        other._settle()
+        self._n += other._n
+        self._is_stale |= other._n > 0
         self._totals.merge(other._totals)
 
     def sum(self) -> Array:
@@ -68,12 +92,13 @@ class BinSums:
     def mean(self) -> Array:
         """Return the rounded sums over the counts; NaN where there is nothing."""
         with numpy.errstate(invalid="ignore"):
-            mean = self.sum() / self.n
-        for i in numpy.flatnonzero(numpy.isnan(mean) & (self.n > 0)):  # the sum is no float, the mean is
-            mean[i] = self._totals.integers([i])[0] / (int(self.n[i]) << _UNIT)
+            mean = self.sum() / self._n
+        for i in numpy.flatnonzero(numpy.isnan(mean) & (self._n > 0)):  # the sum is no float, the mean is
+            mean[i] = self._totals.integers([i])[0] / (int(self._n[i]) << _UNIT)
         return mean
 
     def _refresh(self) -> None:
+        self._settle()
         stale = numpy.flatnonzero(self._is_stale)
         if len(stale):
             self._refresh_bins(stale)
@@ -120,7 +145,7 @@ class BinMoments(BinSums):
 
     def _refresh_bins(self, i: Array) -> None:
         super()._refresh_bins(i)
-        parts = zip(self.n[i].tolist(), self._totals.integers(i), self._squares.integers(i), strict=True)
+        parts = zip(self._n[i].tolist(), self._totals.integers(i), self._squares.integers(i), strict=True)
         self._errors[i] = [_error(*part) for part in parts]
 
 

@@ -149,7 +149,7 @@ class Map(Points):
         for i, (value, cells) in enumerate(zip(self.values, self._cells, strict=True)):
             numbers = numpy.where(cells.n > 0, getattr(cells, self.mode)(), numpy.nan)
             result[f"{value}_map"] = numbers.reshape(self.grid.shape)
-            result[f"{value}_map_n"] = cells.n.copy().reshape(self.grid.shape)
+            result[f"{value}_map_n"] = cells.n.reshape(self.grid.shape)
             result[f"{value}_map_n_nan"] = self._n_nan[i]
             result[f"{value}_map_n_outside"] = self._n_outside[i]
         return result
@@ -184,18 +184,23 @@ class LastValues:
     """
 
     def __init__(self, size: int) -> None:
-        self.n: Array = numpy.zeros(size, numpy.int64)
+        self._n: Array = numpy.zeros(size, numpy.int64)
         self._values = numpy.full(size, numpy.nan)
 
     def add(self, i: int, x: float) -> None:
         """Put a number into the cell `i`."""
-        self.n[i] += 1
+        self._n[i] += 1
         self._values[i] = x
 
     def add_array(self, i: Array, x: Array) -> None:
         """Put numbers into their cells `i`; of several in one the last stays."""
-        numpy.add.at(self.n, i, 1)
+        numpy.add.at(self._n, i, 1)
         self._values[i] = x
+
+    @property
+    def n(self) -> Array:
+        """How many numbers there were in each cell."""
+        return self._n.copy()
 
     def last(self) -> Array:
         """Return the last numbers; NaN where there was none."""
