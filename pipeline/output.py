@@ -124,11 +124,17 @@ class Output:
         )
 
     def _describe_results(self, reductions: Sequence[Reduction]) -> dict[str, Document]:
+        """Return what is known of the results, each reduction being told of what those before it give."""
         known: dict[str, Document] = {}
-        for reduction in (reductions[i] for i in self._chosen):
+        data_keys = dict(self._raw_keys)
+        for i, reduction in enumerate(reductions):
             source = f"{reduction.name}({', '.join(map(repr, reduction.arguments.values()))})"
-            described = reduction.describe(self._raw_keys)
-            known |= {key: {"source": source, **described.get(key, {})} for key in reduction.result() or ()}
+            result, described = reduction.result() or {}, reduction.describe(data_keys)
+            keys = {key: {"source": source, **described.get(key, {})} for key in result}
+            if i in self._chosen:
+                known |= keys
+            if reduction.kind == "event":
+                data_keys |= {key: {**describe(value, source), **keys[key]} for key, value in result.items()}
         return known
 
     def _describe_carried(self, field: str) -> Document:

@@ -8,10 +8,11 @@ from typing import Any
 
 from pipeline.analysis_result import AnalysisResult
 from pipeline.documents import Document, Sink
-from pipeline.errors import PipelineError, PipelineKeyError, PipelineTypeError, RejectedValue
+from pipeline.errors import PipelineError, PipelineKeyError, PipelineTypeError, PipelineValueError, RejectedValue
 from pipeline.history import History, block_size
 from pipeline.intake import Intake
 from pipeline.output import Output, Point
+from pipeline.reductions.event_reduction import EventReduction
 from pipeline.reductions.reduction import Reduction
 from pipeline.run_builder import RunBuilder, iter_events
 
@@ -62,6 +63,7 @@ class Work:
         self._streams_seen: list[str] = []
         self._descriptors: set[str] = set()  # uids of the descriptors of our stream
         self._data_keys: dict[str, Document] = {}
+        self._derived: set[str] = set()  # what per-event reductions gave, for those after them
         self._history = History(_State([], raw["time"]))
         self._events: Output | None = None  # one event for each raw event
         self._running: Output | None = None
@@ -112,8 +114,9 @@ class Work:
     def _begin(self, data_keys: dict[str, Document]) -> None:
         """Start with fresh reductions, that read these fields."""
         self._data_keys = data_keys
-        for reduction in self._prototypes:
-            self._check_fields(reduction)
+        self._derived = set()
+        for i, reduction in enumerate(self._prototypes):
+            self._check_fields(reduction, is_first=not any(before.kind == "event" for before in self._prototypes[:i]))
         reductions = deepcopy(list(self._prototypes))
         for reduction in reductions:
             reduction.begin(self._raw)
@@ -128,16 +131,18 @@ class Work:
     def _output(self, name: str, chosen: list[int], carried: Sequence[str] = ()) -> Output | None:
         return Output(self._builder, name, self.name, chosen, self._data_keys, carried) if chosen else None
 
-    def _check_fields(self, reduction: Reduction) -> None:
+    def _check_fields(self, reduction: Reduction, is_first: bool) -> None:
+        """Refuse fields that are not there; what the reductions before give is known with their first result."""
         for field in reduction.fields:
-            if field not in self._data_keys:
+            if field not in self._data_keys and is_first:
                 raise self._no_field(reduction, field)
-            if self._data_keys[field].get("external", "").startswith("STREAM"):
+            if self._data_keys.get(field, {}).get("external", "").startswith("STREAM"):
                 raise self._is_external(reduction, field)
 
     def _no_field(self, reduction: Reduction, field: Any) -> PipelineError:
+        given = f", and the reductions before it give {sorted(self._derived)}" if self._derived else ""
         return PipelineKeyError(
-            f"{reduction.name} reads {field!r}, but stream {self.stream!r} has {list(self._data_keys)}."
+            f"{reduction.name} reads {field!r}, but stream {self.stream!r} has {list(self._data_keys)}{given}."
         )
 
     def _is_external(self, reduction: Reduction, field: str) -> PipelineError:
@@ -163,30 +168,53 @@ class Work:
             data = {field: value for field, value in data.items() if filled.get(field, True)}
         self._history.add(doc["seq_num"], data)
         state = self._history.state
-        self._update(state, data)
+        is_whole = self._update(state, data)
         state.last = point = Point(doc["seq_num"], doc["time"], doc["timestamps"], data)
-        if self._events is not None:
+        if self._events is not None and is_whole:
             self._events.write(state.reductions, point)
         if self._running is not None and state.n_events % self._every == 0:
             self._running.write(state.reductions, point, state.n_events)
 
-    def _update(self, state: "_State", data: Mapping[str, Any]) -> None:
+    def _update(self, state: "_State", data: Mapping[str, Any]) -> bool:
+        """Let each reduction take in the event, and what those before it gave; return whether each has a result."""
         state.n_events += 1
+        is_whole = True
         for reduction in state.reductions:
             try:
                 reduction.update(data)
             except RejectedValue:
-                state.n_skipped += 1
+                is_rejected = True
             except KeyError as error:
-                self._forgive(reduction, error)
-                state.n_skipped += 1
+                self._forgive(reduction, error, is_whole)
+                is_rejected = True
+            else:
+                is_rejected = False
+            state.n_skipped += is_rejected
+            if reduction.kind != "event":
+                continue
+            if is_rejected and not isinstance(reduction, EventReduction):
+                is_whole = False  # what it says is of the event before
+            elif len(state.reductions) > 1:
+                data = self._fed(data, reduction)
+        return is_whole
 
-    def _forgive(self, reduction: Reduction, error: KeyError) -> None:
+    def _fed(self, data: Mapping[str, Any], reduction: Reduction) -> Mapping[str, Any]:
+        """Return the data with the results of this reduction, for those after it."""
+        result = reduction.result() or {}
+        if not result.keys() <= self._derived:
+            if taken := sorted(result.keys() & (self._data_keys.keys() | self._derived)):
+                raise PipelineValueError(
+                    f"{reduction.name} gives {taken[0]!r}, which is there already; name it otherwise."
+                )
+            self._derived |= result.keys()
+        return {**data, **result}
+
+    def _forgive(self, reduction: Reduction, error: KeyError, is_whole: bool) -> None:
         """Let a field be missing in one event, but not in the stream."""
         field = error.args[0] if error.args else None
-        if field not in self._data_keys:
+        if field not in self._data_keys and field not in self._derived and is_whole:
             raise self._no_field(reduction, field) from error
-        if self._data_keys[field].get("external"):
+        if self._data_keys.get(field, {}).get("external"):
             raise self._is_external(reduction, field) from error
 
     def _rewind(self, seq_num: int) -> bool:
@@ -215,7 +243,7 @@ class Work:
             try:
                 state.n_skipped += reduction.update_page(columns)
             except KeyError as error:
-                self._forgive(reduction, error)
+                self._forgive(reduction, error, is_whole=True)
                 state.n_skipped += len(seq_nums)
 
     # the end ---------------------------------------------------------------------------------------------------

@@ -50,7 +50,9 @@ def test_each_event_has_its_result_and_its_units():
     events = kept.events("primary")
     assert [e["i0_ok"] for e in events] == [True, False, True, True, True, True]
     assert [e["beam_ok"] for e in events] == [True, False, True, True, False, True]
-    assert [e["mca_a_sum"] for e in events] == pytest.approx([v[2:5].sum() - 3 * (v[1] + v[5]) / 2 for v in data["mca"]])
+    assert [e["mca_a_sum"] for e in events] == pytest.approx(
+        [v[2:5].sum() - 3 * (v[1] + v[5]) / 2 for v in data["mca"]]
+    )
     for event, values, i0 in zip(events, data["mca"], data["i0"], strict=True):
         want = values - i0 / 50 if i0 > 0 else [NAN] * 8
         assert numpy.allclose(event["mca_sub"], want, equal_nan=True)
