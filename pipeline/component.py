@@ -77,6 +77,28 @@ def _find(name: str, shelf: Shelf, place: str, allowed: Collection[str]) -> Call
         if name not in shelf.ours:
             raise ConfigError(f"{place}: no {shelf.what} {name!r}{near(name, shelf.ours)}")
         return shelf.ours[name]
+    found = _import(name, place, allowed)
+    if not isinstance(found, type) or not issubclass(found, shelf.base):
+        raise ConfigError(f"{place}: wanted a {shelf.what}, a class; {name} is {found!r}.")
+    return found
+
+
+def function(name: Any, place: str, allowed: Collection[str]) -> Callable[..., Any]:
+    """Return the function `package.module:name` of a package that the configuration allows.
+
+    >>> function("math:sqrt", "nodes[0].flow", ["math"])(4.0)
+    2.0
+    """
+    if not isinstance(name, str) or ":" not in name:
+        raise ConfigError(f"{place}: wanted a function, `package.module:name`; there is {name!r}.")
+    found = _import(name, place, allowed)
+    if not callable(found):
+        raise ConfigError(f"{place}: wanted a function; {name} is {found!r}.")
+    return found
+
+
+def _import(name: str, place: str, allowed: Collection[str]) -> Any:
+    """Return what a dotted name stands for, if its package is allowed."""
     module, _, attribute = name.partition(":")
     package = module.partition(".")[0]
     if package not in allowed:
@@ -84,17 +106,10 @@ def _find(name: str, shelf: Shelf, place: str, allowed: Collection[str]) -> Call
             f"{place}: {name!r} is of the package {package!r}, which this configuration does not allow; "
             f"wanted one of {sorted(allowed)}. Write `allow: [{package}]` if it is to be trusted."
         )
-    return _import(module, attribute, shelf, place)
-
-
-def _import(module: str, attribute: str, shelf: Shelf, place: str) -> Callable[..., Any]:
     try:
-        found = getattr(importlib.import_module(module), attribute, None)
+        return getattr(importlib.import_module(module), attribute, None)
     except ImportError as error:
         raise ConfigError(f"{place}: cannot import {module!r}: {error}") from None
-    if not isinstance(found, type) or not issubclass(found, shelf.base):
-        raise ConfigError(f"{place}: wanted a {shelf.what}, a class; {module}:{attribute} is {found!r}.")
-    return found
 
 
 def _check_arguments(

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from pipeline import reductions
-from pipeline.component import Component, Shelf, component
+from pipeline.component import Component, Shelf, component, function
 from pipeline.errors import ConfigError, PipelineError, near
 from pipeline.node import Node
 from pipeline.pipeline import Pipeline
@@ -21,9 +21,10 @@ from pipeline.sources.zmq import ZMQSource
 
 MAX_SIZE = 1_000_000
 
+NOT_NAMED = (Reduction, reductions.Flow)  # a flow stands in its own key
 REDUCTIONS = Shelf(
     "reduction",
-    {name: cls for name, cls in vars(reductions).items() if isinstance(cls, type) and cls is not Reduction},
+    {name: cls for name, cls in vars(reductions).items() if isinstance(cls, type) and cls not in NOT_NAMED},
     Reduction,
 )
 SINKS = Shelf("sink", {cls.__name__: cls for cls in (JSONLSink, TiledSink, DatabrokerSink)})
@@ -146,7 +147,7 @@ def _config(path: str, data: Any) -> Config:
 
 
 def _node(spec: Any, place: str, allowed: list[str]) -> Node:
-    spec = _mapping(spec, place, ("name", "when", "stream", "every", "reductions"))
+    spec = _mapping(spec, place, ("name", "when", "stream", "every", "reductions", "flow"))
     if not isinstance(spec.get("name"), str):
         raise ConfigError(f"{place}.name: wanted text, there is {spec.get('name')!r}.")
     if "when" in spec:
@@ -156,6 +157,8 @@ def _node(spec: Any, place: str, allowed: list[str]) -> Node:
         for i, each in enumerate(_list(spec, "reductions", object, place))
     ]
     options = {key: spec[key] for key in ("when", "stream", "every") if key in spec}
+    if "flow" in spec:
+        options["flow"] = function(spec["flow"], f"{place}.flow", allowed)
     return _made(lambda: Node(spec["name"], *parts, **options), place)
 
 

@@ -21,6 +21,8 @@ class History(Generic[State]):
     How far back that reaches depends on the number of events and on the descriptor alone, so that the same raw run
     is undone alike live and in replay, from events and from pages.
 
+    A block of 0 keeps nothing: the state is never copied, and nothing can be undone.
+
     >>> history = History([], block=512)
     >>> for seq_num in (1, 2, 3):
     ...     history.add(seq_num, {"x": seq_num})
@@ -38,7 +40,7 @@ class History(Generic[State]):
     @property
     def room(self) -> int:
         """How many events may be added before the state is copied again."""
-        return self.block - self._n or self.block
+        return self.block - self._n or self.block or BLOCK
 
     def add(self, seq_num: int, data: Data) -> None:
         """Keep the data of an event that is about to change the state."""
@@ -49,6 +51,8 @@ class History(Generic[State]):
         self._add(seq_nums, columns, len(seq_nums))
 
     def _add(self, seq_num: int | Sequence[int], data: Data, n: int) -> None:
+        if not self.block:
+            return
         if self._n == self.block:
             self._blocks = [*self._blocks[-1:], (copy.deepcopy(self.state), [])]
             self._n = 0

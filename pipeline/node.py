@@ -6,6 +6,7 @@ from typing import Any
 from pipeline.documents import Document, Sink
 from pipeline.errors import PipelineTypeError, PipelineValueError
 from pipeline.provenance import analysis_uid, is_raw, recipe_hash, start_metadata
+from pipeline.reductions.flow import Flow
 from pipeline.reductions.reduction import Reduction
 from pipeline.work import Work
 
@@ -28,6 +29,9 @@ class Node:
         The raw stream to read.
     every
         How many events there are between two summaries in the stream `running`; 0: only the last one, in `final`.
+    flow
+        A function from a `streamz.Stream` of the data of events to one of results; it stands before the reductions,
+        and feeds them. See `pipeline.reductions.Flow`.
 
     >>> from pipeline.reductions import Mean
     >>> node = Node("mean", Mean("det"), when={"plan_name": "count"})
@@ -36,8 +40,16 @@ class Node:
     """
 
     def __init__(
-        self, name: str, *reductions: Reduction, when: When = None, stream: str = "primary", every: int = 1
+        self,
+        name: str,
+        *reductions: Reduction,
+        when: When = None,
+        stream: str = "primary",
+        every: int = 1,
+        flow: Callable[[Any], Any] | None = None,
     ) -> None:
+        if flow is not None:
+            reductions = (Flow(flow), *reductions)
         if not reductions:
             raise PipelineValueError(f"Node {name!r}: wanted at least one reduction, there is none.")
         for reduction in reductions:

@@ -117,7 +117,7 @@ class Output:
         if self.name in self._builder.streams:
             self._builder.redescribe(self.name, data_keys, configuration=settings, time=time)
             return
-        self._write_axes(axes, time)
+        self._write_axes(axes, self._described(reductions), time)
         hints = {self._node: {"fields": [key for key in data_keys if key not in COUNTERS]}}
         self._builder.add_stream(
             self.name, data_keys, configuration=settings, object_name=self._node, hints=hints, time=time
@@ -147,9 +147,13 @@ class Output:
         data_key = {**describe(value, self._node), **known}
         return data_key if self._keys[name] == name else {**data_key, "original_name": name}
 
-    def _write_axes(self, axes: Result, time: float) -> None:
+    def _described(self, reductions: Sequence[Reduction]) -> dict[str, Document]:
+        """Return what the reductions say of their axes."""
+        return {key: known for i in self._chosen for key, known in reductions[i].describe(self._raw_keys).items()}
+
+    def _write_axes(self, axes: Result, known: Mapping[str, Document], time: float) -> None:
         if axes and "axes" not in self._builder.streams:
-            data_keys = {key: describe(value, self._node) for key, value in axes.items()}
+            data_keys = {key: {**describe(value, self._node), **known.get(key, {})} for key, value in axes.items()}
             self._builder.add_stream("axes", data_keys, object_name=self._node, time=time)
             self._builder.add_event("axes", axes, time=time)
 

@@ -6,18 +6,22 @@ import time
 import uuid
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from event_model import RunRouter
 
 from pipeline.analysis_result import AnalysisResult
 from pipeline.buffer import Buffered
 from pipeline.documents import Document, Sink, safe_key
-from pipeline.errors import PipelineValueError
+from pipeline.errors import PipelineKeyError, PipelineValueError, near
 from pipeline.node import Node
 from pipeline.plans import Plans
 from pipeline.results import Results
+from pipeline.stream_sink import StreamSink
 from pipeline.work import Work, debugs_callbacks
+
+if TYPE_CHECKING:
+    from streamz import Stream
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +123,39 @@ class Pipeline:
         """Return when every sink has taken in what it was given; a sink that cannot is logged."""
         for outlet in list(self._sinks.values()):
             outlet.ask("flush", timeout)
+
+    def stream(self, node: str, stream: str = "running") -> "Stream":
+        """Return a `streamz.Stream` of the events of a node, as dicts: for DataFrames, plots, and graphs of one's own.
+
+        Parameters
+        ----------
+        node
+            The name of the node.
+        stream
+            The stream of its runs: `running`, `final`, or that of the raw name. Each event is its data and its `time`.
+
+        Raises
+        ------
+        PipelineKeyError
+            If there is no such node.
+
+        >>> from pipeline import Node
+        >>> from pipeline.reductions import Mean
+        >>> from pipeline.testing import make_run
+        >>> pipeline = Pipeline([Node("mean", Mean("det"))])
+        >>> means = pipeline.stream("mean").pluck("det_mean").sink_to_list()
+        >>> pipeline.replay(make_run({"det": [1.0, 2.0]}))
+        >>> means
+        [1.0, 1.5]
+        """
+        from streamz import Stream
+
+        names = [each.name for each in self.nodes]
+        if node not in names:
+            raise PipelineKeyError(f"there is no node {node!r}{near(node, names)}")
+        source = Stream()
+        self.subscribe(StreamSink(source, node, stream))
+        return source
 
     # results ---------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
+import numpy
+
 from pipeline.analysis_result import AnalysisResult
 from pipeline.documents import Document, Sink
 from pipeline.errors import PipelineError, PipelineKeyError, PipelineTypeError, PipelineValueError, RejectedValue
@@ -63,6 +65,7 @@ class Work:
         self._streams_seen: list[str] = []
         self._descriptors: set[str] = set()  # uids of the descriptors of our stream
         self._data_keys: dict[str, Document] = {}
+        self._arrays: dict[str, Any] = {}  # fields of arrays in the events -> their dtypes
         self._derived: set[str] = set()  # what per-event reductions gave, for those after them
         self._history = History(_State([], raw["time"]))
         self._events: Output | None = None  # one event for each raw event
@@ -114,13 +117,15 @@ class Work:
     def _begin(self, data_keys: dict[str, Document]) -> None:
         """Start with fresh reductions, that read these fields."""
         self._data_keys = data_keys
+        self._arrays = {field: dtype for field, key in data_keys.items() if (dtype := _array_dtype(key))}
         self._derived = set()
         for i, reduction in enumerate(self._prototypes):
             self._check_fields(reduction, is_first=not any(before.kind == "event" for before in self._prototypes[:i]))
         reductions = deepcopy(list(self._prototypes))
         for reduction in reductions:
             reduction.begin(self._raw)
-        self._history = History(_State(reductions, self._raw["time"]), block_size(data_keys))
+        block = block_size(data_keys) if all(reduction.is_copied for reduction in reductions) else 0
+        self._history = History(_State(reductions, self._raw["time"]), block)
         carried = [field for field in _scanned(self._raw, self.stream) if _is_number(data_keys.get(field))]
         by_event = [i for i, reduction in enumerate(self._prototypes) if reduction.kind == "event"]
         summaries = [i for i, reduction in enumerate(self._prototypes) if reduction.kind != "event"]
@@ -166,6 +171,8 @@ class Work:
         data, filled = doc["data"], doc.get("filled")
         if filled and not all(filled.values()):
             data = {field: value for field, value in data.items() if filled.get(field, True)}
+        if self._arrays:
+            data = {field: self._as_described(field, value) for field, value in data.items()}
         self._history.add(doc["seq_num"], data)
         state = self._history.state
         is_whole = self._update(state, data)
@@ -174,6 +181,16 @@ class Work:
             self._events.write(state.reductions, point)
         if self._running is not None and state.n_events % self._every == 0:
             self._running.write(state.reductions, point, state.n_events)
+
+    def _as_described(self, field: str, value: Any) -> Any:
+        """Return an array in its dtype: JSON had it as nested lists, and live and replay are to give the same bits."""
+        dtype = self._arrays.get(field)
+        if dtype is None or getattr(value, "dtype", None) == dtype:
+            return value
+        try:
+            return numpy.asarray(value).astype(dtype, casting="same_kind" if hasattr(value, "dtype") else "unsafe")
+        except (TypeError, ValueError):  # it contradicts its descriptor: the reduction that reads it says so
+            return value
 
     def _update(self, state: "_State", data: Mapping[str, Any]) -> bool:
         """Let each reduction take in the event, and what those before it gave; return whether each has a result."""
@@ -211,7 +228,7 @@ class Work:
 
     def _forgive(self, reduction: Reduction, error: KeyError, is_whole: bool) -> None:
         """Let a field be missing in one event, but not in the stream."""
-        field = error.args[0] if error.args else None
+        field: Any = error.args[0] if error.args else None
         if field not in self._data_keys and field not in self._derived and is_whole:
             raise self._no_field(reduction, field) from error
         if self._data_keys.get(field, {}).get("external"):
@@ -229,7 +246,10 @@ class Work:
         seq_nums, start = doc["seq_num"], 0
         while start < len(seq_nums):
             part = slice(start, start + self._history.room)
-            self._take_columns(seq_nums[part], {field: column[part] for field, column in doc["data"].items()})
+            columns = {field: column[part] for field, column in doc["data"].items()}
+            for field in self._arrays.keys() & columns.keys():
+                columns[field] = [self._as_described(field, value) for value in columns[field]]
+            self._take_columns(seq_nums[part], columns)
             start = part.stop
         self.intake.has_taken(seq_nums, doc["uid"])
         data, stamps = ({field: column[-1] for field, column in doc[what].items()} for what in ("data", "timestamps"))
@@ -320,6 +340,14 @@ class _State:
 def _kinds(data_keys: Mapping[str, Document]) -> dict[str, tuple[Any, ...]]:
     """Return what of the data keys matters to the state of a reduction."""
     return {key: (k["dtype"], k.get("dtype_numpy"), tuple(k.get("shape") or ())) for key, k in data_keys.items()}
+
+
+def _array_dtype(data_key: Document) -> Any:
+    """Return the dtype of an array that stands in the events; None of all else."""
+    if data_key["dtype"] != "array" or data_key.get("external"):
+        return None
+    text = data_key.get("dtype_numpy")
+    return numpy.dtype(text) if isinstance(text, str) and text[1:2] in tuple("biuf") else None
 
 
 def _scanned(raw: Document, stream: str) -> list[str]:

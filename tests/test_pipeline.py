@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kept import Kept
 
 from pipeline import Node, Pipeline, Reduction, matches
-from pipeline.documents import Uids
+from pipeline.documents import Uids, dumps, loads
 from pipeline.errors import PipelineError
 from pipeline.provenance import analysis_uid
 from pipeline.reductions import Mean, PeakStatistics, Statistics
@@ -565,3 +565,16 @@ def test_nothing_of_a_run_that_is_over_is_kept():
     assert len(gc.get_objects()) - before < 100
     assert not pipeline._runs
     assert not pipeline._owners
+
+
+@pytest.mark.parametrize("dtype", ["u2", "i4", "f4", "f8", "?"])
+def test_arrays_give_the_same_bytes_live_and_as_json_had_them(dtype, kept):
+    arrays = [(numpy.arange(4) * 0.1 + k).astype(dtype) for k in range(3)]
+    live = make_run({"mca": arrays})
+    stored = [loads(dumps(*item)) for item in live]
+    again = type(kept)()
+
+    Pipeline([Node("mean", Statistics("mca"))], [kept]).replay(live)
+    Pipeline([Node("mean", Statistics("mca"))], [again]).replay(stored)
+
+    assert [dumps(*item) for item in kept] == [dumps(*item) for item in again]

@@ -33,6 +33,8 @@ class Reduction:
         `None`: there is no `merge`.
     fields
         The raw fields it reads, as far as it knows: a stream without them is refused before its first event.
+    is_copied
+        Whether it can be copied while it works, so that a point that is taken again replaces the first take.
     constants
         The attributes that data do not change (a table, a compiled expression): copies share them, states leave them
         out.
@@ -58,6 +60,7 @@ class Reduction:
     mergeable: Literal["exact", "rounding"] | None = None
     fields: Sequence[str] = ()
     constants: Sequence[str] = ()
+    is_copied: bool = True
     arguments: dict[str, Any]
     _call: tuple[tuple[Any, ...], dict[str, Any]]
 
