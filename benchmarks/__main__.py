@@ -6,13 +6,14 @@ from inspect import isgenerator
 
 from benchmarks.catalogs import catalogs
 from benchmarks.cells import cells
+from benchmarks.event_reductions import event_reductions
 from benchmarks.events import events, pages
 from benchmarks.finding import finding
 from benchmarks.imports import imports
 from benchmarks.memory import memory
 from benchmarks.scans import scans
 
-ALL = (imports, events, pages, scans, catalogs, finding, memory, cells)
+ALL = (imports, events, pages, scans, catalogs, finding, memory, cells, event_reductions)
 
 
 def main(names):

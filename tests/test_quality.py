@@ -72,6 +72,15 @@ def test_a_number_is_an_array_of_one(value, n_nan, n_zero):
     assert math.isnan(result["d_total"]) is bool(n_nan)
 
 
+@pytest.mark.parametrize(("value", "n"), [(2.9, 0), (3.0, 1), (3, 1), (numpy.float32(4), 1), (math.inf, 0)])
+def test_a_number_is_saturated_where_it_is_told(value, n):
+    quality = Quality("d", saturation=3)
+
+    quality.update({"d": value})
+
+    assert quality.result()["d_n_saturated"] == n
+
+
 def accepted(values, window, drop):
     """The oracle: as the definition says, over the whole past."""
     good, flags = [], []

@@ -60,28 +60,31 @@ class Quality(EventReduction):
             )
         self.field, self.saturation, self.beam, self.beam_drop = field, saturation, beam, beam_drop
         self.fields = (field,) if beam is None else (field, beam)
+        self._keys = tuple(f"{field}_{what}" for what in ("n_saturated", "n_nan", "n_zero", "max", "total"))
         self._good: deque[float] = deque(maxlen=beam_window)
 
     def reduce(self, data: Data) -> Result:
         """Return what one event is worth."""
-        values = as_numbers(data[self.field])
+        value = data[self.field]
         beam = as_number(data[self.beam]) if self.beam is not None else NAN  # before anything is changed
-        row = self._counts(values)
+        counts = self._of_number(value) if type(value) is float else self._of_array(as_numbers(value))
+        row = dict(zip(self._keys, counts, strict=True))
         if self.beam is not None:
             row["beam_ok"] = self._has_beam(beam)
         return row
 
-    def _counts(self, values: numpy.ndarray) -> Result:
+    def _of_number(self, x: float) -> tuple[Any, ...]:
+        if not math.isfinite(x):
+            return 0, 1, 0, NAN, NAN
+        return int(self.saturation is not None and x >= self.saturation), 0, int(x == 0), x, x
+
+    def _of_array(self, values: numpy.ndarray) -> tuple[Any, ...]:
         known = values if values.dtype.kind != "f" else values[numpy.isfinite(values)]
         limit = self.saturation if self.saturation is not None else _largest(values.dtype)
-        counts = {
-            "n_saturated": int(numpy.count_nonzero(known >= limit)) if limit is not None else 0,
-            "n_nan": values.size - known.size,
-            "n_zero": known.size - int(numpy.count_nonzero(known)),
-            "max": float(known.max()) if known.size else NAN,
-            "total": total(known) if known.size else NAN,
-        }
-        return {f"{self.field}_{what}": value for what, value in counts.items()}
+        n_saturated = int(numpy.count_nonzero(known >= limit)) if limit is not None else 0
+        n_zero = known.size - int(numpy.count_nonzero(known))
+        largest, of_all = (float(known.max()), total(known)) if known.size else (NAN, NAN)
+        return n_saturated, values.size - known.size, n_zero, largest, of_all
 
     def _has_beam(self, beam: float) -> bool:
         if not (math.isfinite(beam) and beam > 0):
