@@ -11,7 +11,7 @@ from real import columns
 from scipy.stats import binned_statistic
 
 from pipeline import Node, Pipeline
-from pipeline.errors import RejectedValue
+from pipeline.errors import PipelineValueError, RejectedValue
 from pipeline.reductions import Bin
 from pipeline.sources import read_jsonl
 from pipeline.testing import check_reduction, make_run
@@ -148,6 +148,12 @@ def test_a_field_that_is_missing_is_a_key_error_and_changes_nothing():
         bins.update_page({"x": [1.0], "a": [2.0]})
 
     assert bins.result() is None
+
+
+@pytest.mark.parametrize("ys", [[], ["a", "a"], [1]])
+def test_fields_that_are_none_are_refused(ys):
+    with pytest.raises(PipelineValueError, match="Bin: ys: wanted fields, each once"):
+        Bin("x", ys, EDGES)
 
 
 def test_an_empty_page_is_nothing():

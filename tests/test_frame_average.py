@@ -209,6 +209,16 @@ def test_values_too_large_to_average_are_nan_and_never_infinite():
     assert average.result()["x_mean"][1] == 1.0
 
 
+def test_weights_too_large_to_square_give_no_variance_and_no_error():
+    average = FrameAverage("x", weights="w")
+
+    for value in (1.0, 2.0, NAN):
+        average.update({"x": [value, 1.0], "w": 1e200})
+
+    assert average.result()["x_mean"].tolist() == [1.5, 1.0]
+    assert numpy.isnan(average.result()["x_var"]).all()
+
+
 def test_units_and_dims_follow_the_field():
     keys = {"x": {"units": "count", "dims": ["channel"]}}
     grouped, bare = FrameAverage("x", group_by={"key": [0, 1]}), FrameAverage("x", group_by={"key": [0, 1]})

@@ -130,7 +130,8 @@ def test_what_is_no_number_is_rejected_and_changes_nothing():
     [
         (["x", "y"], [EDGES], r"bins: wanted those of \['x', 'y'\]"),
         (["x", "y"], REGULAR, r"bins: wanted those of \['x', 'y'\]"),
-        ([], [], r"bins: wanted those of \[\]"),
+        ([], [], r"Histogram: field: wanted fields, each once; there is \[\]"),
+        (["x", "x"], [EDGES, EDGES], "Histogram: field: wanted fields, each once"),
         ("x", {"start": 0}, "Histogram: bins of x: wanted start, stop and n or step"),
         (["x", "y"], [EDGES, [1, 0]], "Histogram: bins of y: wanted at least two finite numbers that rise"),
     ],

@@ -40,24 +40,26 @@ def test_numbers_added_one_by_one_and_as_arrays_make_the_integers_of_python(part
 @given(st.lists(st.one_of(st.integers(-(2**200), 2**200), st.integers(-(2**70), 2**70)), min_size=1, max_size=20))
 @settings(max_examples=300, deadline=None)
 def test_integers_are_rounded_as_python_rounds_them(values):
-    wide = WideIntegers(len(values))
+    wide = WideIntegers(40)
 
     for i, value in enumerate(values):
         wide.add(i, value, 40)
 
-    rounded = wide.rounded(numpy.arange(len(values)), 60)
-    assert rounded.tolist() == [float(Fraction(value << 40, 2**60)) for value in values]
+    wanted = [float(Fraction(value << 40, 2**60)) for value in values]
+    assert wide.rounded(numpy.arange(40), 60).tolist() == wanted + [0.0] * (40 - len(values))
+    assert wide.rounded(numpy.arange(len(values))[:16], 60).tolist() == wanted[:16]
 
 
 @pytest.mark.parametrize(
     "value", [2**53 + 1, 2**54 + 2, 2**64 + 2**11, 2**64 + 2**11 + 1, 2**96 - 1, 2**96 + 2**43, -(2**64) - 2**11]
 )
 def test_ties_go_to_even_and_what_is_over_them_does_not(value):
-    wide = WideIntegers(1)
+    wide = WideIntegers(40)
 
-    wide.add(0, value, 0)
+    wide.add(7, value, 0)
 
-    assert wide.rounded(numpy.array([0]), 0)[0] == float(value)
+    assert wide.rounded(numpy.arange(40), 0)[7] == float(value)
+    assert wide.rounded(numpy.array([7]), 0)[0] == float(value)
 
 
 def test_limbs_are_carried_before_they_overflow(monkeypatch):
@@ -74,13 +76,14 @@ def test_limbs_are_carried_before_they_overflow(monkeypatch):
     assert wide._n_added <= 5 + 2
 
 
-def test_a_sum_that_is_no_float_is_nan_and_its_mean_is_right():
-    sums = BinSums(2)
+@pytest.mark.parametrize("size", [2, 40])
+def test_a_sum_that_is_no_float_is_nan_and_its_mean_is_right(size):
+    sums = BinSums(size)
 
     for x in (1.7e308, 1.7e308, 1.6e308):
-        sums.add(0, x)
+        sums.add_array(numpy.arange(size), numpy.array([x] + [0.0] * (size - 1)))
 
-    assert numpy.array_equal(sums.sum(), [math.nan, 0.0], equal_nan=True)
+    assert numpy.array_equal(sums.sum(), [math.nan] + [0.0] * (size - 1), equal_nan=True)
     assert sums.mean()[0] == float((Fraction(1.7e308) * 2 + Fraction(1.6e308)) / 3)
 
 

@@ -8,7 +8,7 @@ import numpy
 
 from pipeline.reductions.bin_sums import BinMoments
 from pipeline.reductions.edges import Edges
-from pipeline.reductions.points import Points
+from pipeline.reductions.points import Points, field_names
 from pipeline.reductions.reduction import Result, units_of
 
 Array = numpy.ndarray
@@ -56,7 +56,7 @@ class Bin(Points):
     constants = ("x", "ys", "fields", "_edges")
 
     def __init__(self, x: str, ys: str | Sequence[str], edges: Any) -> None:
-        self.x, self.ys = x, [ys] if isinstance(ys, str) else list(ys)
+        self.x, self.ys = x, field_names(ys, f"{self.name}: ys")
         self.fields = (x, *self.ys)
         self._edges = Edges(edges, f"{self.name}: edges")
         self._bins = [BinMoments(self._edges.n) for _ in self.ys]

@@ -9,7 +9,7 @@ import numpy
 from pipeline.errors import PipelineValueError
 from pipeline.reductions.bin_sums import BinSums
 from pipeline.reductions.edges import Edges
-from pipeline.reductions.points import Points
+from pipeline.reductions.points import Points, field_names
 from pipeline.reductions.reduction import Result, units_of
 
 Array = numpy.ndarray
@@ -52,11 +52,11 @@ class Histogram(Points):
     constants = ("names", "fields", "n_positions", "_edges", "_shape")
 
     def __init__(self, field: str | Sequence[str], bins: Any, weights: str | None = None) -> None:
-        self.names = [field] if isinstance(field, str) else list(field)
+        self.names = field_names(field, f"{self.name}: field")
         self.fields = (*self.names, weights) if weights else tuple(self.names)
         self.n_positions = len(self.fields)
         specs = [bins] if isinstance(field, str) else bins
-        if not isinstance(specs, Sequence) or len(specs) != len(self.names) or not specs:
+        if not isinstance(specs, Sequence) or len(specs) != len(self.names):
             raise PipelineValueError(f"{self.name}: bins: wanted those of {self.names}, there is {bins!r}.")
         self._edges = [
             Edges(spec, f"{self.name}: bins of {name}") for name, spec in zip(self.names, specs, strict=True)

@@ -9,7 +9,7 @@ import numpy
 from pipeline.errors import PipelineRuntimeError, PipelineTypeError, PipelineValueError
 from pipeline.reductions.bin_sums import BinSums
 from pipeline.reductions.grid import Grid, grid_of
-from pipeline.reductions.points import Points
+from pipeline.reductions.points import Points, field_names
 from pipeline.reductions.reduction import Result, units_of
 
 Array = numpy.ndarray
@@ -68,7 +68,7 @@ class Map(Points):
         if mode not in ("mean", "sum", "last"):
             raise PipelineValueError(f"{self.name}: mode is {mode!r}; wanted 'mean', 'sum' or 'last'.")
         self.x, self.y, self.mode = x, y, mode
-        self.values = [values] if isinstance(values, str) else list(values)
+        self.values = field_names(values, f"{self.name}: values")
         self.fields = (x, y, *self.values)
         self._grid: Grid | None = None
         self._n_nan = [0] * len(self.values)

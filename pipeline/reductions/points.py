@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy
 
-from pipeline.errors import RejectedValue
+from pipeline.errors import PipelineValueError, RejectedValue
 from pipeline.reductions.reduction import Data, Reduction
 
 Array = numpy.ndarray
@@ -73,6 +73,18 @@ class Points(Reduction):
             shapes = {field: list(array.shape) for field, array in zip(self.fields, arrays, strict=True)}
             raise RejectedValue(f"{self.name}: wanted arrays of one shape, there are {shapes}.")
         return [numpy.broadcast_to(array, shape).ravel() for array in arrays]
+
+
+def field_names(fields: str | Sequence[str], what: str) -> list[str]:
+    """Return one field or several as a list, or refuse what is none.
+
+    >>> field_names("det", "Bin: ys"), field_names(["a", "b"], "Bin: ys")
+    (['det'], ['a', 'b'])
+    """
+    names = [fields] if isinstance(fields, str) else list(fields)
+    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise PipelineValueError(f"{what}: wanted fields, each once; there is {fields!r}.")
+    return names
 
 
 def _numbers(values: list[Any]) -> list[float] | None:

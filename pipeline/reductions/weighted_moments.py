@@ -49,7 +49,7 @@ class WeightedMoments:
         self.n_events += 1
         self.n += good
         self._weight += good * weight
-        self._weight_squares += good * weight**2
+        self._weight_squares += good * (weight * weight)  # a power would raise where it overflows
         deviation = numpy.where(good, value - self._mean, 0.0)
         self._mean += deviation * weight / numpy.where(self.n > 0, self._weight, 1.0)
         self._squares += weight * deviation * numpy.where(good, value - self._mean, 0.0)

@@ -1,5 +1,6 @@
 """Integers of any size, an array of them, to which numbers are added."""
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -10,6 +11,7 @@ Array = numpy.ndarray
 _BITS = 32  # of a limb; the rest of int64 takes up what is not carried yet
 _MASK = 2**_BITS - 1
 _ROOM = 2**28  # how many times something is added before it is carried: each time less than 2**34
+_FEW = 16  # that are rounded faster one by one
 
 
 class WideIntegers:
@@ -103,12 +105,21 @@ class WideIntegers:
 
     def rounded(self, i: Any, unit: int) -> Array:
         """Return the elements at the places `i`, in units of `2**-unit`, correctly rounded; NaN if that is no float."""
+        if len(i) <= _FEW:
+            return numpy.array([_quotient(total, unit) for total in self.integers(i)])
         limbs = _carried(numpy.pad(self._limbs[:, i], ((3, 2), (0, 0))))
         sign = numpy.where(limbs[-1] < 0, -1, 1)
         significant, exponent = _leading(_carried(limbs * sign))
         with numpy.errstate(over="ignore"):
             values = sign * numpy.ldexp(significant, exponent + (_BITS * (self._first - 3) - unit))
         return numpy.where(numpy.isfinite(values), values, numpy.nan)
+
+
+def _quotient(total: int, unit: int) -> float:
+    try:
+        return total / (1 << unit)  # which Python rounds correctly
+    except OverflowError:
+        return math.nan
 
 
 def _carried(limbs: Array) -> Array:
