@@ -8,13 +8,13 @@ import numpy
 
 from pipeline.reductions.bin_sums import BinMoments
 from pipeline.reductions.edges import Edges
-from pipeline.reductions.points import Points, field_names
+from pipeline.reductions.point_reduction import PointReduction, field_names
 from pipeline.reductions.reduction import Result, units_of
 
 Array = numpy.ndarray
 
 
-class Bin(Points):
+class Bin(PointReduction):
     """Mean, standard error and count of some fields, in bins of `x`: a fly scan on a regular grid, XAS in steps.
 
     Sums are exact, so neither the order of the points nor how they are divided among parts changes a bit. An event may

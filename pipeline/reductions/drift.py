@@ -5,7 +5,7 @@ from math import isclose, isfinite, nan
 from typing import Any
 
 from pipeline.errors import RejectedValue
-from pipeline.reductions.points import as_number
+from pipeline.reductions.point_reduction import as_number
 from pipeline.reductions.reduction import Data, Reduction, Result, units_of
 
 _DIFFERENCES = {"degC": "delta_degC", "degF": "delta_degF"}  # as pint has it: of temperatures that do not begin at 0

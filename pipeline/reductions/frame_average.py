@@ -8,7 +8,7 @@ import numpy
 
 from pipeline.errors import PipelineValueError, RejectedValue
 from pipeline.reductions.element_moments import ElementMoments, IntegerMoments, fits
-from pipeline.reductions.points import as_number
+from pipeline.reductions.point_reduction import as_number
 from pipeline.reductions.reduction import Data, Reduction, Result, units_of
 from pipeline.reductions.weighted_moments import WeightedMoments
 

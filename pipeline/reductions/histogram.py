@@ -9,13 +9,13 @@ import numpy
 from pipeline.errors import PipelineValueError
 from pipeline.reductions.bin_sums import BinSums
 from pipeline.reductions.edges import Edges
-from pipeline.reductions.points import Points, field_names
+from pipeline.reductions.point_reduction import PointReduction, field_names
 from pipeline.reductions.reduction import Result, units_of
 
 Array = numpy.ndarray
 
 
-class Histogram(Points):
+class Histogram(PointReduction):
     """Histogram of a field, or of several fields together, counted or weighted: what `numpy.histogram` gives.
 
     Counts are equal to those of `numpy.histogram` and `numpy.histogramdd`, the closed last edge included. Sums of

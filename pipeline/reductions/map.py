@@ -9,13 +9,13 @@ import numpy
 from pipeline.errors import PipelineRuntimeError, PipelineTypeError, PipelineValueError
 from pipeline.reductions.bin_sums import BinSums
 from pipeline.reductions.grid import Grid, grid_of
-from pipeline.reductions.points import Points, field_names
+from pipeline.reductions.point_reduction import PointReduction, field_names
 from pipeline.reductions.reduction import Result, units_of
 
 Array = numpy.ndarray
 
 
-class Map(Points):
+class Map(PointReduction):
     """Maps of some fields over a grid of two positions: of a step or fly scan, in any order, snaked or not.
 
     A point belongs to the cell around whose center it lies, by where it was measured and not by when; so a snaked

@@ -12,14 +12,14 @@ from pipeline.reductions.reduction import Data, Reduction
 Array = numpy.ndarray
 
 
-class Points(Reduction):
+class PointReduction(Reduction):
     """A reduction of points, each a number of every field: a point an event, or as many as its arrays have elements.
 
     Where an event has arrays (a fly scan), they are of one shape; of the first `n_positions` fields, which tell where a
     point is, some may be scalars beside them. A subclass sets `fields` and `n_positions`, and gives `take` and
     `take_arrays`, which do the same; `is_new` tells whether no event has come yet.
 
-    >>> class Sum(Points):
+    >>> class Sum(PointReduction):
     ...     def __init__(self, x, y):
     ...         self.fields, self.n_positions, self.total = (x, y), 1, 0
     ...     def take(self, point):
