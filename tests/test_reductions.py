@@ -288,3 +288,7 @@ def test_units_follow_the_fields():
     assert described["y_cen"] == {"units": "mm"}
     assert described["y_max"] == {"units": "count"}
     assert described["y_bkg_slope"] == {"units": "count/(mm)"}
+
+
+def test_large_integers_among_floats_are_taken_exactly_from_a_page_too():
+    check_reduction(Statistics("x"), [{"x": 0.0}, {"x": 18_014_398_509_481_981}])

@@ -233,5 +233,7 @@ def _float_column(column: Sequence[Any]) -> numpy.ndarray | None:
         array = numpy.asarray(column)
     except ValueError:
         return None
-    is_exact = array.dtype.kind in "bf" or (array.dtype.kind in "iu" and (not array.size or abs(array).max() < 2**53))
+    is_rounded = array.dtype.kind == "f" and not hasattr(column, "dtype")  # of floats, or of integers among them
+    is_small = not (is_rounded or array.dtype.kind in "iu") or not array.size or not abs(array).max() >= 2**53
+    is_exact = array.dtype.kind in "biuf" and is_small
     return array.astype(float, copy=False) if array.ndim == 1 and is_exact and array.dtype.itemsize <= 8 else None
