@@ -66,6 +66,8 @@ class Output:
         for i in self._chosen:
             result = reductions[i].result()
             if result is not None:
+                if not row.keys().isdisjoint(result):
+                    result = _distinct(result, row)
                 row |= result
                 stamps |= dict.fromkeys(result, _stamp(reductions[i], point))
             elif self.name != "final":
@@ -103,7 +105,7 @@ class Output:
     def _row(self, reductions: Sequence[Reduction]) -> Result:
         row: Result = {}
         for i in self._chosen:
-            row |= reductions[i].result() or {}
+            row |= _distinct(reductions[i].result() or {}, row)
         keys = self._keys or safe_keys(row)
         return {keys.get(name, name): value for name, value in row.items()}
 
@@ -132,7 +134,7 @@ class Output:
             result, described = reduction.result() or {}, reduction.describe(data_keys)
             keys = {key: {"source": source, **described.get(key, {})} for key in result}
             if i in self._chosen:
-                known |= keys
+                known |= _distinct(keys, known)
             if reduction.kind == "event":
                 data_keys |= {key: {**describe(value, source), **keys[key]} for key, value in result.items()}
         return known
@@ -156,6 +158,22 @@ class Output:
             data_keys = {key: {**describe(value, self._node), **known.get(key, {})} for key, value in axes.items()}
             self._builder.add_stream("axes", data_keys, object_name=self._node, time=time)
             self._builder.add_event("axes", axes, time=time)
+
+
+def _distinct(result: Result, row: Mapping[str, Any]) -> Result:
+    """Return the result with names that are not in the row: what two reductions call alike is kept of both.
+
+    >>> _distinct({"det_n": 1, "det_mean": 2.0}, {"det_n": 3})
+    {'det_n_2': 1, 'det_mean': 2.0}
+    """
+    distinct: Result = {}
+    for key, value in result.items():
+        name, number = key, 1
+        while name in row or name in distinct:
+            number += 1
+            name = f"{key}_{number}"
+        distinct[name] = value
+    return distinct
 
 
 def _axes(reductions: Sequence[Reduction]) -> Result:

@@ -151,3 +151,19 @@ def test_a_chain_in_yaml_is_the_chain_in_python(tmp_path, kept):
 
     assert node.recipe == Node("peak", Normalize("det", "i0", name="mu"), PeakStatistics("motor", "mu")).recipe
     assert final(replayed(kept, node, make_run(DATA)))["mu_com"] == pytest.approx(12.0, abs=0.05)
+
+
+def test_what_two_reductions_call_alike_is_kept_of_both(kept):
+    data = {"motor": [0.0, 1.0, 2.0, 3.0], "det": [1.0, float("nan"), 5.0, 1.0]}
+
+    replayed(kept, Node("peak", PeakStatistics("motor", "det"), Mean("det"), Mean("det")), make_run(data))
+
+    assert [final(kept)[key] for key in ("det_n", "det_n_2", "det_n_3", "det_mean", "det_mean_2")] == [
+        3,
+        3,
+        3,
+        pytest.approx(7 / 3),
+        pytest.approx(7 / 3),
+    ]
+    (data_keys,) = (doc["data_keys"] for doc in kept.named("descriptor") if doc["name"] == "final")
+    assert [data_keys[key]["source"].partition("(")[0] for key in ("det_n", "det_n_2")] == ["PeakStatistics", "Mean"]
