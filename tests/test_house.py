@@ -81,3 +81,13 @@ def test_the_commands_of_the_readme_exist():
         with pytest.raises(SystemExit) as ended:
             main([command, "--help"])
         assert ended.value.code == 0
+
+
+def test_the_shelf_in_the_readme_is_what_the_docstrings_tell():
+    from pipeline.reductions.shelf import markdown
+
+    readme = (ROOT / "README.md").read_text()
+
+    table = readme.partition("reductions markdown -->\n")[2].partition("\n<!-- end")[0]
+    assert table == markdown(), "make it anew: python -m pipeline.reductions markdown"
+    assert all(row.rstrip("| ").endswith(("`", "emits")) for row in table.splitlines()[2:])
