@@ -39,7 +39,7 @@ class PeakStatistics(Reduction):
     -------
     `{y}_max`, `_min`: float64, largest and least y. `{y}_max_x`, `_min_x`: where (the least x of those).
     `{y}_com`: centre of mass. `{y}_cen`: middle between the flanks, or the one flank there is (an edge).
-    `{y}_left`, `_right`: the flanks, and `{y}_fwhm` their distance; NaN where a flank is missing.
+    `{y}_left`, `_right`: the flanks. `{y}_fwhm`: their distance; NaN where a flank is missing.
     `{y}_bkg_slope`, `_bkg_intercept`: the baseline, slope * x + intercept.
     `{y}_n`, `_n_nan`: int64, how many points were taken, and left out since x or y was not finite.
     `{y}_success`: whether there is a peak: both flanks, and the mean between them more than eight standard errors over
