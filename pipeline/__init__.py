@@ -2,6 +2,7 @@
 
 from pipeline.buffer import Buffered as Buffered
 from pipeline.errors import PipelineError as PipelineError
+from pipeline.group import group_by as group_by
 from pipeline.lineage import analyses as analyses
 from pipeline.lineage import lineage as lineage
 from pipeline.lineage import raw_runs as raw_runs

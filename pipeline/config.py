@@ -10,6 +10,7 @@ import yaml
 from pipeline import reductions
 from pipeline.component import Component, Shelf, component, function
 from pipeline.errors import ConfigError, PipelineError, near
+from pipeline.group import GroupBy
 from pipeline.node import Node
 from pipeline.pipeline import Pipeline
 from pipeline.reductions.reduction import Reduction
@@ -147,7 +148,7 @@ def _config(path: str, data: Any) -> Config:
 
 
 def _node(spec: Any, place: str, allowed: list[str]) -> Node:
-    spec = _mapping(spec, place, ("name", "when", "stream", "every", "reductions", "flow"))
+    spec = _mapping(spec, place, ("name", "when", "stream", "every", "reductions", "over", "flow"))
     if not isinstance(spec.get("name"), str):
         raise ConfigError(f"{place}.name: wanted text, there is {spec.get('name')!r}.")
     if "when" in spec:
@@ -157,9 +158,16 @@ def _node(spec: Any, place: str, allowed: list[str]) -> Node:
         for i, each in enumerate(_list(spec, "reductions", object, place))
     ]
     options = {key: spec[key] for key in ("when", "stream", "every") if key in spec}
+    if "over" in spec:
+        options["over"] = _over(spec["over"], f"{place}.over")
     if "flow" in spec:
         options["flow"] = function(spec["flow"], f"{place}.flow", allowed)
     return _made(lambda: Node(spec["name"], *parts, **options), place)
+
+
+def _over(spec: Any, place: str) -> GroupBy:
+    spec = {"keys": spec} if isinstance(spec, list) else _mapping(spec, place, ("keys", "count", "seconds"))
+    return _made(lambda: GroupBy(**spec), place)
 
 
 def _made(make: Callable[[], Any], place: str) -> Any:

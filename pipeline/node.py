@@ -1,11 +1,12 @@
 """One analysis: of which runs, which stream, by which reductions."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pipeline.documents import Document, Sink
 from pipeline.errors import PipelineTypeError, PipelineValueError
-from pipeline.provenance import analysis_uid, is_raw, recipe_hash, start_metadata
+from pipeline.group import GroupBy, group_uid, parents
+from pipeline.provenance import analysis_uid, is_raw, linked_metadata, recipe_hash, start_metadata
 from pipeline.reductions.flow import Flow
 from pipeline.reductions.reduction import Reduction
 from pipeline.work import Work
@@ -29,6 +30,9 @@ class Node:
         The raw stream to read.
     every
         How many events there are between two summaries in the stream `running`; 0: only the last one, in `final`.
+    over
+        Which raw runs are taken together, by `group_by`: then there is an analysis of all of them after each. The
+        reductions must be such as can be merged; there is no stream `running`.
     flow
         A function from a `streamz.Stream` of the data of events to one of results; it stands before the reductions,
         and feeds them. See `pipeline.reductions.Flow`.
@@ -46,6 +50,7 @@ class Node:
         when: When = None,
         stream: str = "primary",
         every: int = 1,
+        over: GroupBy | None = None,
         flow: Callable[[Any], Any] | None = None,
     ) -> None:
         if flow is not None:
@@ -57,12 +62,15 @@ class Node:
                 raise PipelineTypeError(f"Node {name!r}: wanted reductions, there is {reduction!r}.")
         if not isinstance(every, int) or every < 0:
             raise PipelineValueError(f"Node {name!r}: every is {every!r}; wanted a number of events, or 0.")
-        self.name, self.stream, self.every = name, stream, every
+        if over is not None:
+            _check_mergeable(name, reductions)
+        self.name, self.stream, self.every, self.over = name, stream, every if over is None else 0, over
         self.reductions = reductions
         self.recipe: Document = {
             "node": name,
             "stream": stream,
-            "every": every,
+            "every": self.every,
+            **({"over": over.recipe} if over is not None else {}),
             "reductions": [
                 {"name": reduction.name, "version": reduction.version, "arguments": reduction.arguments}
                 for reduction in reductions
@@ -74,7 +82,7 @@ class Node:
 
     def wants(self, start: Document) -> bool:
         """Tell whether this node analyses the run with this start document."""
-        return self._wants(start)
+        return self._wants(start) and (self.over is None or self.over.wants(start))
 
     def begin(self, raw: Document, emit: Sink, uid: str | None = None) -> Work:
         """Return the node at work on a raw run: an object of its own, which emits the start document at once.
@@ -88,12 +96,27 @@ class Node:
         uid
             Of the analysis run; by default the one that follows from the raw run and the recipe.
         """
-        uid = uid or analysis_uid(raw["uid"], self.recipe_hash)
-        metadata = start_metadata(raw, self.recipe, self._packages)
-        return Work(self.name, self.stream, self.reductions, self.every, raw, uid, metadata, emit)
+        if self.over is None:
+            uid = uid or analysis_uid(raw["uid"], self.recipe_hash)
+            metadata = start_metadata(raw, self.recipe, self._packages)
+            return Work(self.name, self.stream, self.reductions, self.every, raw, uid, metadata, emit)
+        total = self.over.before(raw)
+        uid = uid or group_uid(raw, self.recipe_hash, total)
+        metadata = linked_metadata(parents(raw, total), self.recipe, self._packages)
+        work = Work(self.name, self.stream, self.reductions, self.every, raw, uid, metadata, emit)
+        work.join(total, self.over.add)
+        return work
 
     def __repr__(self) -> str:
         return f"Node({self.name!r}, {', '.join(reduction.name for reduction in self.reductions)})"
+
+
+def _check_mergeable(name: str, reductions: Sequence[Reduction]) -> None:
+    for reduction in reductions:
+        if reduction.kind != "event" and reduction.mergeable is None:
+            raise PipelineTypeError(
+                f"Node {name!r} takes runs together; wanted reductions that can be merged, {reduction.name} cannot."
+            )
 
 
 def matches(**wanted: Any) -> Callable[[Document], bool]:

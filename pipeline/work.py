@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy
 from pipeline.analysis_result import AnalysisResult
 from pipeline.documents import Document, Sink
 from pipeline.errors import PipelineError, PipelineKeyError, PipelineTypeError, PipelineValueError, RejectedValue
+from pipeline.group import Total
 from pipeline.history import History, block_size
 from pipeline.intake import Intake
 from pipeline.output import Output, Point
@@ -65,12 +66,18 @@ class Work:
         self._streams_seen: list[str] = []
         self._descriptors: set[str] = set()  # uids of the descriptors of our stream
         self._data_keys: dict[str, Document] = {}
+        self._before = Total()  # of a group of runs
+        self._add: Callable[[Document, Sequence[Reduction], int], None] | None = None
         self._arrays: dict[str, Any] = {}  # fields of arrays in the events -> their dtypes
         self._derived: set[str] = set()  # what per-event reductions gave, for those after them
         self._history = History(_State([], raw["time"]))
         self._events: Output | None = None  # one event for each raw event
         self._running: Output | None = None
         self._final: Output | None = None
+
+    def join(self, before: Total, add: Callable[[Document, Sequence[Reduction], int], None]) -> None:
+        """Let the summaries be of the runs before, too; `add` is called with what this run gave, if it ends well."""
+        self._before, self._add = before, add
 
     def __call__(self, name: str, doc: Document) -> None:
         """Take in a document of the raw run."""
@@ -295,21 +302,31 @@ class Work:
         self.intake.finish()
         state = self._history.state
         if self._final is not None and state.n_events:
-            self._final.write(state.reductions, state.last, state.n_events)
+            total = self._total(state)
+            self._final.write(total.reductions, state.last, total.n_events)
         if not self._descriptors and self._streams_seen and exit_status == "success":
             raise PipelineKeyError(
                 f"Node {self.name!r} reads stream {self.stream!r}, but the run has {self._streams_seen}."
             )
+        if self._add is not None and exit_status == "success" and state.n_events:
+            self._add(self._raw, state.reductions, state.n_events)
+
+    def _total(self, state: "_State") -> "_State | Total":
+        """Return what the summaries are of: this run, and those of its group before it."""
+        if self._add is None:
+            return state
+        return self._before.with_run(self._raw, state.reductions, state.n_events)
 
     def result(self) -> AnalysisResult:
         """Return what is known by now; what was not written just before is worked out."""
         state = self._history.state
         data: dict[str, Any] = {}
+        total = self._total(state)
         for output in (self._events, self._final):
             if output is not None and state.n_events:
-                data |= output.results(state.reductions, state.last)
+                data |= output.results(total.reductions, state.last)
         about = (self.name, self._raw["uid"], self.uid)
-        return AnalysisResult(data, *about, state.n_events, state.last.seq_num, is_final=self.is_over)
+        return AnalysisResult(data, *about, total.n_events, state.last.seq_num, is_final=self.is_over)
 
     def counts(self) -> dict[str, int]:
         """Return how many raw events there were, and what became of them."""
