@@ -37,6 +37,10 @@ class PipelineOSError(PipelineError, OSError):
     """A file, a socket or a server that does not do what it should."""
 
 
+class PipelineImportError(PipelineError, ImportError):
+    """A package that is needed and not installed: it names the extra that brings it."""
+
+
 class PipelineTimeoutError(PipelineError, TimeoutError):
     """Something that took longer than it was given."""
 

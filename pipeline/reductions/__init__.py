@@ -3,6 +3,7 @@
 from pipeline.reductions.background import Background as Background
 from pipeline.reductions.bin import Bin as Bin
 from pipeline.reductions.drift import Drift as Drift
+from pipeline.reductions.fit import Fit as Fit
 from pipeline.reductions.flow import Flow as Flow
 from pipeline.reductions.frame_average import FrameAverage as FrameAverage
 from pipeline.reductions.histogram import Histogram as Histogram
