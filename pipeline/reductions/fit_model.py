@@ -1,35 +1,34 @@
 """Curves that are fitted to points by least squares, with their derivatives."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy
 
-from pipeline.errors import PipelineImportError, PipelineValueError
+from pipeline.errors import PipelineValueError
+from pipeline.reductions.least_squares import errors_of, is_beyond_chance, least_squares
 
 Array = numpy.ndarray
 # internal parameters; values and standard errors by `names`; sum of squares over degrees of freedom; is it a fit?
 Solution = tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...], float, bool]
 
 NAN = math.nan
-BY_CHANCE = 1e-6  # the probability of noise to look as much like a curve as one must to be taken for it
-_TOLERANCE = 1e-10
-_EVALUATIONS = 20  # for each parameter: what has not converged by then is seldom a fit
+_STEPS = 40  # what has not converged by then is seldom a fit
 _AT_BOUND = 1e-4
 _ROOT_PI = math.sqrt(math.pi)
 _GAUSSIAN_FWHM = 2 * math.sqrt(2 * math.log(2))
 
 
 class FitModel:
-    """A peak, a step or a line over a background, fitted by the Levenberg-Marquardt algorithm of MINPACK.
+    """A peak, a step or a line over a background, fitted by least squares.
 
     Parameters and their names are those of lmfit's models. Inside, the background turns about the mean of x, so that
     its two parameters do not depend on each other; standard errors follow by the derivatives of what is reported.
 
     References
     ----------
-    J. J. More, in Numerical Analysis, Lecture Notes in Mathematics 630 (1978) 105 (the algorithm, by scipy);
     W. Squire, G. Trapp, SIAM Review 40 (1998) 110 (derivatives by a complex step).
 
     >>> x = numpy.linspace(-3, 3, 31)
@@ -40,7 +39,6 @@ class FitModel:
     """
 
     def __init__(self, shape: str, background: str, start: Mapping[str, float] | None = None) -> None:
-        needs_scipy()
         self._curve, self._n_shape, reported, self._report = SHAPES[shape]
         self.is_peak = "fwhm" in reported
         self.is_line = shape == "linear"
@@ -63,8 +61,9 @@ class FitModel:
             return self._none()
         line = line_squares(x, y)
         best = self._none()
+        damping = 1e-7 if warm else 1e-3
         for start in [self._from_bounds(warm)] if warm else self._starts(x, y):
-            best = min(best, self._solve(x, y, start, line), key=_rank)
+            best = min(best, self._solve(x, y, start, line, damping), key=_rank)
             if best[4]:
                 return best
         return self.solve(x, y) if warm else best
@@ -80,53 +79,40 @@ class FitModel:
         nothing = (NAN,) * len(self.names)
         return (), nothing, nothing, NAN, False
 
-    def _solve(self, x: Array, y: Array, start: Sequence[float], line: float) -> Solution:
+    def _solve(self, x: Array, y: Array, start: Sequence[float], line: float, damping: float) -> Solution:
         """Return the fit that is reached from this start."""
         middle, n_rest = float(x.mean()), len(x) - len(self._names)
+        ones, u = numpy.ones_like(x), x - middle
+        background = (ones, u)[: len(self.background)]
         with numpy.errstate(all="ignore"):  # far from a fit there are infinities, which are no fit
-            found, squares, is_reached = self._minimize(start, (x, x - middle, y))
+            linearised = partial(self._linearised, x=x, y=y, background=background)
+            minimum = least_squares(linearised, start, float(y @ y), damping=damping, steps=_STEPS)
+            found, squares, covariance, is_reached = minimum
             values, slopes = self._reported(found, middle)
-            errors = _errors(_covariance(self._jacobian(found, x, x - middle, y)), slopes, squares / n_rest)
+            errors = errors_of(covariance, slopes, squares / n_rest)
             if not math.isfinite(squares) or not numpy.isfinite(values).all():
                 return self._none()
             good = is_reached and (self.is_line or self._stands_out(x, values, errors, squares / line, n_rest))
         return tuple(found.tolist()), tuple(values.tolist()), tuple(errors.tolist()), squares / n_rest, good
 
-    def _minimize(self, start: Sequence[float], data: tuple[Array, Array, Array]) -> tuple[Array, float, bool]:
-        """Return internal parameters, their sum of squares, and whether it has converged."""
-        from scipy.optimize import leastsq
-
-        options = {"ftol": _TOLERANCE, "xtol": _TOLERANCE, "maxfev": _EVALUATIONS * len(start)}
-        answer: Any = leastsq(
-            self._residual, start, data, self._jacobian, col_deriv=True, full_output=True, **options
-        )
-        found, _, info, _, code = answer
-        return found, float(info["fvec"] @ info["fvec"]), code in (1, 2, 3, 4, 6, 7, 8)
-
-    def _residual(self, p: Array, x: Array, u: Array, y: Array) -> Array:
-        out = self._curve(x, p)[0] - y
-        if self.background:
-            out += p[self._n_shape] + (p[-1] * u if len(self.background) == 2 else 0.0)
-        return out
-
-    def _jacobian(self, p: Array, x: Array, u: Array, y: Array) -> Array:
-        return numpy.array([*self._curve(x, p)[1], *(numpy.ones_like(x), u)[: len(self.background)]])
+    def _linearised(self, p: Array, x: Array, y: Array, background: Sequence[Array]) -> tuple[Array, Array]:
+        value, slopes = self._curve(x, p)
+        residuals = value - y
+        for height, each in zip(p[self._n_shape :], background, strict=True):
+            residuals += height * each
+        return residuals, numpy.array([*slopes, *background])
 
     # what is reported ------------------------------------------------------------------------------------------
 
     def _reported(self, p: Array, middle: float) -> tuple[Array, Array]:
         """Return values in the order of `names`, and their derivatives by the internal parameters."""
-        step = 1e-30
-        columns = [self._values(p + 1j * step * unit, middle) for unit in numpy.eye(len(p))]
-        return numpy.array([v.real for v in columns[0]]), numpy.imag(columns).T / step
-
-    def _values(self, p: Array, middle: float) -> list[complex]:
         n = self._n_shape
-        shape, offset = self._report(p[:n], bool(self.background))
-        if not self.background:
-            return shape
-        slope = p[n + 1 :]
-        return [*shape, *slope, p[n] + offset - sum(slope) * middle]
+        steps = p[:, None] + 1e-30j * numpy.eye(len(p))  # each parameter, with one step aside in each column
+        shape, offset = self._report(steps[:n], bool(self.background))
+        slope = steps[n + 1 :]
+        level = [steps[n] + offset - slope.sum(axis=0) * middle] if self.background else []
+        columns = numpy.array([*shape, *slope, *level])
+        return numpy.real(columns[:, 0]), numpy.imag(columns) / 1e-30
 
     def _stands_out(self, x: Array, values: Array, errors: Array, ratio: float, n_rest: int) -> bool:
         """Tell a peak or a step from noise: both flanks are there, and it is far better than a straight line."""
@@ -135,51 +121,30 @@ class FitModel:
         half = named[width] / 2
         is_within = x[0] <= named["center"] - half and named["center"] + half <= x[-1]
         is_known = error[width] < named[width] and error["center"] < named[width]
-        return is_within and is_known and is_beyond_chance(ratio, len(self._names) - 2, n_rest)
+        return bool(is_within and is_known) and is_beyond_chance(ratio, len(self._names) - 2, n_rest)
 
     # where to begin --------------------------------------------------------------------------------------------
 
-    def _starts(self, x: Array, y: Array) -> list[list[float]]:
-        """Return where to begin, the likeliest first; what was given comes before what was guessed."""
-        smooth = numpy.convolve(y, numpy.ones(5) / 5, "valid")
-        guesses = [self._guess(x, y)] + ([self._guess(x[2:-2], smooth)] if len(smooth) > 5 else [])
-        return [[float(self._start.get(name, guess)) for name, guess in zip(self._names, g, strict=True)]
-                for g in guesses]  # fmt: skip
-
-    def _guess(self, x: Array, y: Array) -> list[float]:
-        slope = _slope(x, y) if self.is_line or len(self.background) == 2 and not self.is_peak else 0.0
+    def _starts(self, x: Array, y: Array) -> Iterator[list[float]]:
+        """Give where to begin, the likelier first: of the points, and of their mean over five."""
         if self.is_line:
-            return [float(y.mean()), slope]
-        shape, level = _guess_peak(x, y, bool(self.background)) if self.is_peak else _guess_step(x, y)
-        kinds = {"amplitude": self._area(shape), "center": shape[1], "sigma": shape[2], "fraction": 0.5}
-        kinds |= {"intercept": level, "slope": 0.0}
-        return [_inward(kinds[name]) if name == "fraction" else kinds[name] for name in self._names]
+            yield [float(y.mean()), _slope(x, y)]
+            return
+        slope = _end_slope(x, y) if "slope" in self.background and self.is_peak else 0.0
+        yield self._guess(x, y - slope * (x - x.mean()), slope)
+        if len(y) > 9:
+            yield self._guess(x[2:-2], numpy.convolve(y, numpy.ones(5) / 5, "valid"), 0.0)
 
-    def _area(self, shape: tuple[float, float, float]) -> float:
-        height, _, width = shape
-        return height * width * 2.0 if self.is_peak else height
-
-
-def needs_scipy() -> None:
-    """Refuse early where there is no scipy; importing it takes a second, which no scan should wait for."""
-    try:
-        import scipy.optimize
-        import scipy.special  # noqa: F401
-    except ImportError:
-        raise PipelineImportError("Fit needs scipy; wanted `pip install bluesky-pipeline[fit]`.") from None
-
-
-def is_beyond_chance(ratio: float, n_more: int, n_rest: int) -> bool:
-    """Tell whether `n_more` parameters lessen the sum of squares, to this ratio, by more than noise lets them.
-
-    That is the F test; `n_rest` is how many degrees of freedom remain.
-
-    >>> is_beyond_chance(0.01, 2, 20), is_beyond_chance(0.5, 2, 20), is_beyond_chance(0.01, 2, 1)
-    (True, False, False)
-    """
-    from scipy.special import betainc
-
-    return bool(ratio < 1 and betainc(n_rest / 2, max(n_more, 1) / 2, ratio) < BY_CHANCE)
+    def _guess(self, x: Array, y: Array, slope: float) -> list[float]:
+        guess_shape = _guess_peak if self.is_peak else _guess_step
+        (height, center, width), level = guess_shape(x, y, bool(self.background))
+        area = height * width * 2.0 if self.is_peak else height
+        guess = {"amplitude": area, "center": center, "sigma": width, "fraction": 0.5}
+        guess |= {"intercept": level, "slope": slope, **self._start}
+        if "intercept" in self._start:
+            guess["intercept"] += guess["slope"] * float(x.mean())
+        guess["fraction"] = _inward(guess["fraction"])
+        return [float(guess[name]) for name in self._names]
 
 
 def _rank(solution: Solution) -> tuple[bool, float]:
@@ -187,29 +152,15 @@ def _rank(solution: Solution) -> tuple[bool, float]:
     return not solution[4], solution[3] if math.isfinite(solution[3]) else math.inf
 
 
-def _covariance(rows: Array) -> Array:
-    """Return the inverse of J^T J, from J transposed; zero for what does not change the curve, which is held."""
-    size = numpy.sqrt((rows * rows).sum(axis=1))
-    free = size > 0
-    unit = rows[free] / size[free, None]
-    covariance = numpy.zeros((len(rows), len(rows)))
-    try:
-        covariance[numpy.ix_(free, free)] = numpy.linalg.inv(unit @ unit.T) / numpy.outer(size[free], size[free])
-    except numpy.linalg.LinAlgError:
-        covariance[:] = NAN
-    return covariance
-
-
-def _errors(covariance: Array, slopes: Array, redchi: float) -> Array:
-    """Return standard errors; NaN where there is none, as of a parameter that is held."""
-    variances = ((slopes @ covariance) * slopes).sum(axis=1) * redchi
-    known = ((variances > 0) & (variances < numpy.inf)) | (redchi == 0)
-    return numpy.sqrt(numpy.where(known, variances, NAN))
-
-
 def _slope(x: Array, y: Array) -> float:
     u = x - x.mean()
     return float(u @ (y - y.mean()) / (u @ u))
+
+
+def _end_slope(x: Array, y: Array) -> float:
+    """Return the slope between the first and the last tenth of the points."""
+    n = max(1, len(y) // 10)
+    return float((y[-n:].mean() - y[:n].mean()) / (x[-n:].mean() - x[:n].mean()))
 
 
 def line_squares(x: Array, y: Array) -> float:
@@ -237,10 +188,10 @@ def _guess_peak(x: Array, y: Array, has_background: bool) -> tuple[tuple[float, 
     return (float(height[top]) * (1 if is_up else -1), float(x[top]), half), level
 
 
-def _guess_step(x: Array, y: Array) -> tuple[tuple[float, float, float], float]:
+def _guess_step(x: Array, y: Array, has_background: bool) -> tuple[tuple[float, float, float], float]:
     """Return height, place and width of a step, and the level it starts from."""
     n = max(1, len(y) // 5)
-    first, last = float(y[:n].mean()), float(y[-n:].mean())
+    first, last = float(y[:n].mean()) if has_background else 0.0, float(y[-n:].mean())
     height = last - first
     share = (y - first) / height if height else numpy.linspace(0, 1, len(y))
     quarter, half, three = (int((share > part).argmax()) for part in (0.25, 0.5, 0.75))
@@ -295,11 +246,9 @@ def _inward(fraction: float) -> float:
 
 
 def _step(x: Array, p: Array) -> Curve:
-    from scipy.special import erf
-
     amplitude, center, sigma = p[:3]
     z = (x - center) / sigma
-    unit = 0.5 * (1 + erf(z))
+    unit = numpy.array([0.5 * math.erfc(-each) for each in z.tolist()])
     slope = numpy.exp(-z * z) * (-amplitude / (_ROOT_PI * sigma))
     return amplitude * unit, (unit, slope, slope * z)
 
@@ -310,7 +259,7 @@ def _nothing(x: Array, p: Array) -> Curve:
 
 def _report_peak(width: float, density: float) -> Report:
     def report(p: Array, has_background: bool) -> tuple[list[Any], Any]:
-        sign = 1 if p[2].real > 0 else -1  # a negative width is a negative area
+        sign = 1 if p[2, 0].real > 0 else -1  # a negative width is a negative area
         amplitude, center, sigma = sign * p[0], p[1], sign * p[2]
         return [amplitude, center, sigma, width * sigma, density * amplitude / sigma], 0
 
@@ -326,7 +275,7 @@ def _report_pseudo_voigt(p: Array, has_background: bool) -> tuple[list[Any], Any
 
 def _report_step(p: Array, has_background: bool) -> tuple[list[Any], Any]:
     """Return a width above zero: a step that falls has a negative height, from where it is high."""
-    if p[2].real > 0 or not has_background:
+    if p[2, 0].real > 0 or not has_background:
         return list(p), 0
     return [-p[0], p[1], -p[2]], p[0]
 

@@ -2,14 +2,17 @@
 
 import ast
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy
 
 from pipeline.errors import PipelineImportError, PipelineValueError, near
-from pipeline.reductions.fit_model import NAN, Array, Solution, is_beyond_chance, line_squares
+from pipeline.reductions.fit_model import NAN, Array, Solution, line_squares
+from pipeline.reductions.least_squares import errors_of, is_beyond_chance, least_squares
 
+_STEP = numpy.finfo(float).eps ** (1 / 3)  # where rounding and curvature cost a central difference the same
+_SMALL = 1e-4  # the scale of a parameter that is zero
 _FUNCTIONS = {"exp", "log", "log10", "sqrt", "sin", "cos", "tan", "arctan", "sinh", "cosh", "tanh", "abs", "erf"}
 _NODES = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.Name, ast.Constant, ast.operator, ast.unaryop, ast.Load, ast.Call)
 
@@ -38,13 +41,13 @@ class LmfitModel:
         self.is_peak = {"amplitude", "center", "sigma"} <= set(self._make().make_params())
         self._background = ("constant" if self.is_peak else "none") if background == "auto" else background
         self._start = dict(start or {})
-        self._model = self._composed()
-        parameters = self._model.make_params()
+        parameters = self._composed().make_params()
         self.names = tuple(name for name in parameters if name not in self._fixed())
         self._free = tuple(name for name in self.names if not parameters[name].expr)
         self._check_start(model)
 
     def _composed(self) -> Any:
+        """Return a model of its own for each fit: that of an expression is changed by fitting it."""
         from lmfit.models import LinearModel
 
         return self._make() if self._background == "none" else self._make() + LinearModel()
@@ -68,34 +71,31 @@ class LmfitModel:
 
     def solve(self, x: Array, y: Array, warm: Sequence[float] | None = None) -> Solution:
         """Return the fit to points in order of x, from the free parameters of an earlier fit if there are any."""
-        nothing = (NAN,) * len(self.names)
-        if len(x) <= len(self._free) or x[0] == x[-1]:
-            return (), nothing, nothing, NAN, False
-        parameters = self._parameters(x, y, warm)
-        try:
-            with numpy.errstate(all="ignore"):
-                fit = self._model.fit(y, parameters, x=x, fit_kws={"ftol": 1e-12, "xtol": 1e-12})
-        except ValueError:  # where the curve is not finite
-            return (), nothing, nothing, NAN, False
-        return self._solution(x, y, fit)
+        nothing = (), (NAN,) * len(self.names), (NAN,) * len(self.names), NAN, False
+        n_rest = len(x) - len(self._free)
+        if n_rest <= 0 or x[0] == x[-1]:
+            return nothing
+        problem = _Problem(self._composed(), self._parameters(x, y, warm), self._free, x, y)
+        with numpy.errstate(all="ignore"):  # far from a fit there are infinities, which are no fit
+            found, squares, covariance, is_reached = least_squares(problem, problem.start(), float(y @ y))
+            free, values, slopes = problem.outcome(found, self.names)
+            errors = errors_of(covariance, slopes, squares / n_rest)
+        if not math.isfinite(squares) or not numpy.isfinite(values).all():
+            return nothing
+        good = is_reached and bool(numpy.isfinite(errors).all())
+        good = good and (not self.is_peak or self._stands_out(x, values, errors, squares / line_squares(x, y), n_rest))
+        return free, tuple(values.tolist()), tuple(errors.tolist()), squares / n_rest, good
 
-    def _solution(self, x: Array, y: Array, fit: Any) -> Solution:
-        values = tuple(_finite(fit.params[name].value) for name in self.names)
-        errors = tuple(_finite(fit.params[name].stderr) for name in self.names)
-        free = tuple(float(fit.params[name].value) for name in self._free)
-        is_known = all(map(math.isfinite, (*values, *errors, fit.redchi)))
-        good = bool(fit.success) and is_known and (not self.is_peak or self._stands_out(x, y, values, fit))
-        return free, values, errors, _finite(fit.redchi), good
-
-    def _stands_out(self, x: Array, y: Array, values: Sequence[float], fit: Any) -> bool:
-        named = dict(zip(self.names, values, strict=True))
-        half = named.get("fwhm", 2 * named["sigma"]) / 2
-        is_within = x[0] <= named["center"] - half and named["center"] + half <= x[-1]
-        ratio = fit.chisqr / line_squares(x, y)
-        return is_within and is_beyond_chance(ratio, len(self._free) - 2, len(x) - len(self._free))
+    def _stands_out(self, x: Array, values: Array, errors: Array, ratio: float, n_rest: int) -> bool:
+        """Tell a peak from noise, as the built-in models do."""
+        named, error = dict(zip(self.names, values, strict=True)), dict(zip(self.names, errors, strict=True))
+        width = named.get("fwhm", 2 * named["sigma"])
+        is_within = x[0] <= named["center"] - width / 2 and named["center"] + width / 2 <= x[-1]
+        is_known = max(error["center"], error.get("fwhm", 2 * error["sigma"])) < width
+        return bool(is_within and is_known) and is_beyond_chance(ratio, len(self._free) - 2, n_rest)
 
     def _parameters(self, x: Array, y: Array, warm: Sequence[float] | None) -> Any:
-        parameters = self._model.make_params()
+        parameters = self._composed().make_params()
         if any(name not in self._start for name in self._free):
             level = float(numpy.median(y)) if self._background != "none" else 0.0
             parameters.update(self._make().guess(y - level, x=x))
@@ -107,6 +107,54 @@ class LmfitModel:
         for name, value in {**self._start, **dict(zip(self._free, warm or (), strict=False))}.items():
             parameters[name].set(value=value)
         return parameters
+
+
+class _Problem:
+    """Residuals of a model of lmfit, and their derivatives, by parameters that lmfit keeps within their bounds."""
+
+    def __init__(self, model: Any, parameters: Any, free: Sequence[str], x: Array, y: Array) -> None:
+        self._model, self._parameters, self._x, self._y = model, parameters, x, y
+        self._free = [parameters[name] for name in free]
+
+    def start(self) -> list[float]:
+        """Return where the parameters are, as lmfit has them inside."""
+        return [float(each.setup_bounds()) for each in self._free]
+
+    def __call__(self, inside: Array) -> tuple[Array, Array]:
+        self._set(inside)
+        return self._curve() - self._y, self._slopes(inside, self._curve)
+
+    def _set(self, inside: Array) -> None:
+        for each, value in zip(self._free, inside, strict=True):
+            each.value = each.from_internal(value)
+
+    def _curve(self) -> Array:
+        return self._model.eval(self._parameters, x=self._x)
+
+    def _slopes(self, inside: Array, function: Callable[[], Array]) -> Array:
+        """Return the derivatives by the parameters inside, by central differences; what depends on them follows."""
+        return numpy.array(
+            [self._slope(each, function) * each.scale_gradient(i) for each, i in zip(self._free, inside, strict=True)]
+        )
+
+    def _slope(self, parameter: Any, function: Callable[[], Array]) -> Array:
+        value = parameter.value
+        step = _STEP * max(abs(value), _SMALL)
+        parameter.value = above = value + step
+        high = function()
+        parameter.value = below = value - step
+        low = function()
+        parameter.value = value
+        return (high - low) / (above - below)
+
+    def outcome(self, inside: Array, names: Sequence[str]) -> tuple[tuple[float, ...], Array, Array]:
+        """Return the free parameters, all that is reported, and its derivatives by the parameters inside."""
+
+        def reported() -> Array:
+            return numpy.array([self._parameters[name].value for name in names], float)
+
+        self._set(inside)
+        return tuple(float(each.value) for each in self._free), reported(), self._slopes(inside, reported).T
 
 
 def _maker(model: str) -> Any:
@@ -154,7 +202,3 @@ def _check_expression(text: str) -> None:
             )
         if not isinstance(node, _NODES) or (isinstance(node, ast.Constant) and type(node.value) not in (int, float)):
             raise PipelineValueError(f"Fit of {text!r}: wanted arithmetic, there is {ast.unparse(node)!r}.")
-
-
-def _finite(value: Any) -> float:
-    return float(value) if value is not None and math.isfinite(value) else NAN
