@@ -15,3 +15,4 @@ from pipeline.reductions.reduction import Reduction as Reduction
 from pipeline.reductions.regions import Regions as Regions
 from pipeline.reductions.statistics import Mean as Mean
 from pipeline.reductions.statistics import Statistics as Statistics
+from pipeline.reductions.xas import XAS as XAS
