@@ -9,11 +9,12 @@ from benchmarks.cells import cells
 from benchmarks.event_reductions import event_reductions
 from benchmarks.events import events, pages
 from benchmarks.finding import finding
+from benchmarks.fits import fits
 from benchmarks.imports import imports
 from benchmarks.memory import memory
 from benchmarks.scans import scans
 
-ALL = (imports, events, pages, scans, catalogs, finding, memory, cells, event_reductions)
+ALL = (imports, events, pages, scans, catalogs, finding, memory, cells, event_reductions, fits)
 
 
 def main(names):

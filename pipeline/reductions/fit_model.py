@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy
 
 from pipeline.errors import PipelineValueError
-from pipeline.reductions.least_squares import errors_of, is_beyond_chance, least_squares
+from pipeline.reductions.least_squares import dot, errors_of, is_beyond_chance, least_squares
 
 Array = numpy.ndarray
 # internal parameters; values and standard errors by `names`; sum of squares over degrees of freedom; is it a fit?
@@ -86,7 +86,7 @@ class FitModel:
         background = (ones, u)[: len(self.background)]
         with numpy.errstate(all="ignore"):  # far from a fit there are infinities, which are no fit
             linearised = partial(self._linearised, x=x, y=y, background=background)
-            minimum = least_squares(linearised, start, float(y @ y), damping=damping, steps=_STEPS)
+            minimum = least_squares(linearised, start, dot(y, y), damping=damping, steps=_STEPS)
             found, squares, covariance, is_reached = minimum
             values, slopes = self._reported(found, middle)
             errors = errors_of(covariance, slopes, squares / n_rest)
@@ -154,7 +154,7 @@ def _rank(solution: Solution) -> tuple[bool, float]:
 
 def _slope(x: Array, y: Array) -> float:
     u = x - x.mean()
-    return float(u @ (y - y.mean()) / (u @ u))
+    return dot(u, y - y.mean()) / dot(u, u)
 
 
 def _end_slope(x: Array, y: Array) -> float:
@@ -165,8 +165,9 @@ def _end_slope(x: Array, y: Array) -> float:
 
 def line_squares(x: Array, y: Array) -> float:
     """Return the sum of squares about the straight line."""
-    rest = y - y.mean() - _slope(x, y) * (x - x.mean())
-    return max(float(rest @ rest), 5e-324)
+    u, rest = x - x.mean(), y - y.mean()
+    rest -= dot(u, rest) / dot(u, u) * u
+    return max(dot(rest, rest), 5e-324)
 
 
 def _guess_peak(x: Array, y: Array, has_background: bool) -> tuple[tuple[float, float, float], float]:

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy
 
 Array = numpy.ndarray
 Linearised = Callable[[Array], tuple[Array, Array]]  # parameters -> residuals (n,), their derivatives (k, n)
 
-_STEP = 1e-8  # of the residuals: what a step must change, or it was the last one
+_STEP = 1e-6  # of the residuals: a step that changes less is the last one
 _FLOOR = 1e-15  # of what is fitted: residuals that are rounding
 _MOST_DAMPING = 1e15  # where no step is left
 BY_CHANCE = 1e-4  # how probable it may be that noise at one place is as good, in a short scan
@@ -54,46 +54,43 @@ def least_squares(
     """
     p, growth = numpy.array(start, float), 2.0
     residuals, slopes = linearised(p)
-    squares, scale = _sum(residuals * residuals), numpy.zeros(len(p))
+    squares, scale = dot(residuals, residuals), numpy.zeros(len(p))
     for _ in range(steps):
         normal, gradient = _normal(slopes), numpy.einsum("in,n->i", slopes, residuals)
         scale = numpy.maximum(scale, normal.diagonal())
-        step = _solved(normal, damping * numpy.where(scale > 0, scale, 1.0), -gradient)
+        step = _solved(normal, damping * (scale if scale.all() else numpy.where(scale > 0, scale, 1.0)), gradient)
         if step is None or damping > _MOST_DAMPING:
             break
-        if _is_small(step, scale, squares, size):
-            return Minimum(p, float(squares), covariance_of(normal), True)
+        if dot(scale * step, step) <= (_STEP * math.sqrt(squares) + _FLOOR * math.sqrt(size)) ** 2:
+            return Minimum(p + step, squares, covariance_of(normal), True)
         next_residuals, next_slopes = linearised(p + step)
-        next_squares = _sum(next_residuals * next_residuals)
-        if next_squares < squares and numpy.isfinite(next_slopes).all():
-            gain = (squares - next_squares) / _sum(step * (damping * scale * step - gradient))
+        next_squares = dot(next_residuals, next_residuals)
+        if next_squares < squares:
+            gain = (squares - next_squares) / dot(step, damping * scale * step - gradient)
             damping, growth = damping * max(1 / 3, 1 - (2 * gain - 1) ** 3), 2.0
             p, residuals, slopes, squares = p + step, next_residuals, next_slopes, next_squares
         else:
             damping, growth = damping * growth, growth * 2
-    return Minimum(p, float(squares), covariance_of(_normal(slopes)), False)
+    return Minimum(p, squares, covariance_of(_normal(slopes)), False)
 
 
-def _sum(values: Array) -> Any:
-    return numpy.add.reduce(values, axis=-1)
+def dot(a: Array, b: Array) -> float:
+    """Return the sum of products; not by BLAS, whose order of summing depends on how many threads it has."""
+    return float(numpy.einsum("n,n->", a, b))
 
 
 def _normal(slopes: Array) -> Array:
-    """Return J^T J; not by BLAS, whose order of summing depends on how many threads it has."""
     return numpy.einsum("in,jn->ij", slopes, slopes)
 
 
-def _solved(normal: Array, damping: Array, right: Array) -> Array | None:
+def _solved(normal: Array, damping: Array, gradient: Array) -> Array | None:
+    damped = normal.copy()
+    damped.ravel()[:: len(damped) + 1] += damping
     try:
-        step = numpy.linalg.solve(normal + numpy.diag(damping), right)
+        step = numpy.linalg.solve(damped, -gradient)
     except numpy.linalg.LinAlgError:
         return None
-    return step if numpy.isfinite(step).all() else None
-
-
-def _is_small(step: Array, scale: Array, squares: float, size: float) -> bool:
-    change = math.sqrt(_sum(scale * step * step))
-    return change <= _STEP * math.sqrt(squares) + _FLOOR * math.sqrt(size)
+    return step if math.isfinite(step.sum()) else None
 
 
 def covariance_of(normal: Array) -> Array:
@@ -116,7 +113,7 @@ def covariance_of(normal: Array) -> Array:
 
 def errors_of(covariance: Array, slopes: Array, redchi: float) -> Array:
     """Return the standard errors of what depends on parameters by these slopes; NaN where there is none."""
-    variances = _sum((slopes @ covariance) * slopes) * redchi
+    variances = numpy.einsum("ij,jk,ik->i", slopes, covariance, slopes) * redchi
     known = ((variances > 0) & (variances < numpy.inf)) | (redchi == 0)
     return numpy.sqrt(numpy.where(known, variances, math.nan))
 

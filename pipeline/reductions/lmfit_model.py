@@ -9,7 +9,7 @@ import numpy
 
 from pipeline.errors import PipelineImportError, PipelineValueError, near
 from pipeline.reductions.fit_model import NAN, Array, Solution, line_squares
-from pipeline.reductions.least_squares import errors_of, is_beyond_chance, least_squares
+from pipeline.reductions.least_squares import dot, errors_of, is_beyond_chance, least_squares
 
 _STEP = numpy.finfo(float).eps ** (1 / 3)  # where rounding and curvature cost a central difference the same
 _SMALL = 1e-4  # the scale of a parameter that is zero
@@ -77,7 +77,7 @@ class LmfitModel:
             return nothing
         problem = _Problem(self._composed(), self._parameters(x, y, warm), self._free, x, y)
         with numpy.errstate(all="ignore"):  # far from a fit there are infinities, which are no fit
-            found, squares, covariance, is_reached = least_squares(problem, problem.start(), float(y @ y))
+            found, squares, covariance, is_reached = least_squares(problem, problem.start(), dot(y, y))
             free, values, slopes = problem.outcome(found, self.names)
             errors = errors_of(covariance, slopes, squares / n_rest)
         if not math.isfinite(squares) or not numpy.isfinite(values).all():
