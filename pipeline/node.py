@@ -128,10 +128,15 @@ def matches(**wanted: Any) -> Callable[[Document], bool]:
     """
 
     def test(start: Document) -> bool:
-        has_all = all(key in start and start[key] == value for key, value in wanted.items())
+        has_all = all(key in start and _listed(start[key]) == _listed(value) for key, value in wanted.items())
         return has_all and (is_raw(start) or "analysis" in wanted)
 
     return test
+
+
+def _listed(value: Any) -> Any:
+    """Return tuples as lists: JSON makes lists of a RunEngine's tuples."""
+    return list(map(_listed, value)) if isinstance(value, list | tuple) else value
 
 
 def _test(when: When) -> Callable[[Document], bool]:

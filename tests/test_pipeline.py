@@ -578,3 +578,11 @@ def test_arrays_give_the_same_bytes_live_and_as_json_had_them(dtype, kept):
     Pipeline([Node("mean", Statistics("mca"))], [again]).replay(stored)
 
     assert [dumps(*item) for item in kept] == [dumps(*item) for item in again]
+
+
+def test_a_run_is_told_by_lists_live_where_they_are_tuples_and_stored():
+    is_wanted = matches(motors=["motor"])
+
+    assert is_wanted({"uid": "a", "motors": ("motor",)})
+    assert is_wanted({"uid": "a", "motors": ["motor"]})
+    assert not is_wanted({"uid": "a", "motors": ("other",)})
