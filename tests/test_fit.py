@@ -416,7 +416,7 @@ def test_peaks_of_beamlines_are_those_of_the_reference(data_folder):
                 assert result[f"{y}_fit_redchi"] <= gaussian["redchi"] * (1 + 1e-9)
                 for name in ("center", "sigma", "amplitude"):
                     want = gaussian["params"][name]
-                    assert result[f"{y}_fit_{name}"] == pytest.approx(want["value"], abs=0.02 * want["stderr"])
+                    assert result[f"{y}_fit_{name}"] == pytest.approx(want["value"], abs=0.05 * want["stderr"])
                     assert result[f"{y}_fit_{name}_stderr"] == pytest.approx(want["stderr"], rel=0.02)
                 n += 1
     assert n >= 6
