@@ -417,6 +417,6 @@ def test_peaks_of_beamlines_are_those_of_the_reference(data_folder):
                 for name in ("center", "sigma", "amplitude"):
                     want = gaussian["params"][name]
                     assert result[f"{y}_fit_{name}"] == pytest.approx(want["value"], abs=0.05 * want["stderr"])
-                    assert result[f"{y}_fit_{name}_stderr"] == pytest.approx(want["stderr"], rel=0.02)
+                    assert result[f"{y}_fit_{name}_stderr"] == pytest.approx(want["stderr"], rel=0.1)
                 n += 1
     assert n >= 6
