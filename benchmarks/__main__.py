@@ -10,11 +10,13 @@ from benchmarks.event_reductions import event_reductions
 from benchmarks.events import events, pages
 from benchmarks.finding import finding
 from benchmarks.fits import fits
+from benchmarks.flows import flows
 from benchmarks.imports import imports
 from benchmarks.memory import memory
+from benchmarks.peers import peers
 from benchmarks.scans import scans
 
-ALL = (imports, events, pages, scans, catalogs, finding, memory, cells, event_reductions, fits)
+ALL = (imports, events, pages, scans, catalogs, finding, memory, cells, event_reductions, fits, flows, peers)
 
 
 def main(names):
