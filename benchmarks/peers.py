@@ -88,7 +88,7 @@ def moments():
 
 
 def peers():
-    """The time of a peer over ours. Only where the work is the same is there an aim: the others are compiled, and round."""
+    """The time of a peer over ours; an aim only where the work is the same: the others are compiled, and round."""
     for what, measure in (("boost-histogram", histograms), ("river's Mean and Var", moments)):
         print(f"peers: {what} takes {measure():.2f} of our time")
     found = peaks()
