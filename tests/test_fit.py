@@ -8,14 +8,18 @@ import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kept import Kept
 from lmfit.models import ConstantModel, GaussianModel, LinearModel, LorentzianModel, PseudoVoigtModel, StepModel
+from scipy.special import betainc
 
+from pipeline import Node, Pipeline
 from pipeline.errors import PipelineImportError, PipelineValueError, RejectedValue
 from pipeline.reductions import Fit
 from pipeline.reductions.fit_model import FitModel
+from pipeline.reductions.least_squares import incomplete_beta
 from pipeline.reductions.lmfit_model import LmfitModel
 from pipeline.sources import read_jsonl
-from pipeline.testing import check_reduction
+from pipeline.testing import check_reduction, make_run
 
 NAN = math.nan
 LMFIT = {
@@ -78,6 +82,17 @@ def test_a_sloping_background_is_that_of_lmfit(model):
 
     for key, value in lmfit_result(model, events, LinearModel).items():
         assert result[key] == pytest.approx(value, rel=2e-4), key
+
+
+@pytest.mark.parametrize("model", LMFIT)
+def test_a_fit_far_from_zero_is_as_good_as_one_near_it(model):
+    x, y = curve(model)
+    near = fed(Fit("x", "y", model, background="linear"), points(x, y)).result()
+    far = fed(Fit("x", "y", model, background="linear"), points(x * 2.0**-10 + 2**13, y)).result()
+
+    for name, scale in (("sigma", 2.0**-10), ("sigma_stderr", 2.0**-10), ("center_stderr", 2.0**-10), ("redchi", 1)):
+        assert far[f"y_fit_{name}"] == pytest.approx(near[f"y_fit_{name}"] * scale, rel=1e-5), name
+    assert far["y_fit_center"] - 2**13 == pytest.approx(near["y_fit_center"] * 2.0**-10, rel=1e-5)
 
 
 def test_a_line_is_that_of_numpy_at_every_prefix():
@@ -165,6 +180,29 @@ def test_the_derivatives_are_those_of_the_curve(model, background):
     for i, h in enumerate(1e-6 * numpy.maximum(abs(p), 1)):
         above, below = (fit._linearised(p + sign * h * numpy.eye(len(p))[i], x, x, under)[0] for sign in (1, -1))
         assert slopes[i] == pytest.approx((above - below) / (2 * h), rel=1e-6, abs=1e-8)
+
+
+@given(st.floats(0.5, 1e5), st.sampled_from([0.5, 1.0, 1.5, 2.0, 7.0]), st.floats(0, 1, allow_subnormal=False))
+def test_the_incomplete_beta_function_is_that_of_scipy(a, b, x):
+    assert incomplete_beta(a, b, x) == pytest.approx(betainc(a, b, x), rel=1e-8, abs=1e-300)
+
+
+def test_a_fit_follows_a_scan_in_a_pipeline():
+    x, y = curve("gaussian", 41)
+    kept = Kept()
+    nodes = [Node("all", Fit("x", "y")), Node("tenth", Fit("x", "y", every=10, name="tenth"), every=10)]
+
+    Pipeline(nodes, [kept]).replay(make_run({"x": list(x), "y": list(y)}, data_keys={"x": {"units": "mm"}}))
+
+    kept.check_valid()
+    every, tenth = kept.of_node("all"), kept.of_node("tenth")
+    assert [row["y_fit_n"] for row in every.events("running")] == list(range(1, 42))
+    assert [row["y_tenth_n"] for row in tenth.events("running")] == [10, 20, 30, 40]
+    assert every.final() == every.events("running")[-1] | {"raw_seq_num": 41}
+    assert every.final()["y_fit_success"] is tenth.final()["y_tenth_success"] is True
+    assert tenth.final()["y_tenth_center"] == pytest.approx(every.final()["y_fit_center"], rel=1e-6)
+    (descriptor,) = [doc for doc in every.named("descriptor") if doc["name"] == "final"]
+    assert descriptor["data_keys"]["y_fit_center"]["units"] == "mm"
 
 
 def test_a_dip_and_a_falling_step_have_negative_heights_and_positive_widths():
@@ -292,6 +330,8 @@ def test_a_model_of_lmfit_keeps_the_laws():
 
     check_reduction(Fit("x", "y", "a * exp(-x / tau)", start={"a": 1, "tau": 1}), points(x, y))
     check_reduction(Fit("x", "y", "exponential"), points(x, y))
+    noise = numpy.random.default_rng(7).integers(0, 9, 10)
+    check_reduction(Fit("x", "y", "voigt"), points(range(10), noise))
 
 
 def test_a_model_of_lmfit_takes_noise_for_no_peak():
@@ -417,6 +457,7 @@ def test_peaks_of_beamlines_are_those_of_the_reference(data_folder):
                 for name in ("center", "sigma", "amplitude"):
                     want = gaussian["params"][name]
                     assert result[f"{y}_fit_{name}"] == pytest.approx(want["value"], abs=0.05 * want["stderr"])
-                    assert result[f"{y}_fit_{name}_stderr"] == pytest.approx(want["stderr"], rel=0.1)
+                    # The reference's own derivatives are one-sided: far from x = 0 they cost its errors up to 6 %.
+                    assert result[f"{y}_fit_{name}_stderr"] == pytest.approx(want["stderr"], rel=0.07)
                 n += 1
     assert n >= 6

@@ -90,13 +90,18 @@ class _Polynomial:
 
     @classmethod
     def through(cls, x: Array, y: Array, span: Sequence[float], degree: int | None) -> "_Polynomial | None":
-        """Return the one through the points of a range; `None` if there are too few to tell how well it fits."""
+        """Return the one through the points of a range; `None` if they are too few or too near to tell how it fits."""
         first = max(0, int(x.searchsorted(span[0] + 1e-9, side="right")) - 1)
         end = int(abs(x - span[1]).argmin())
         part = slice(first, end)
         width = float(x[end] - x[first])
         degree = (width > 50) + (width > 350) if degree is None else degree
-        return cls(x[part], y[part], degree) if end - first >= degree + 2 else None
+        if end - first < degree + 2:
+            return None
+        try:
+            return cls(x[part], y[part], degree)
+        except numpy.linalg.LinAlgError:
+            return None
 
     def _powers(self, x: Array | float, degree: int) -> Array:
         t = (x - self._middle) / self._half

@@ -24,9 +24,10 @@ class Fit(Reduction):
     x, y
         The fields to read, scalars: usually a motor and a detector. Points may come in any order.
     model
-        `"gaussian"`, `"lorentzian"`, `"pseudo_voigt"`, `"step"` (an error function) or `"linear"`; a model of lmfit by
-        name (`"skewed_gaussian"`); or an expression in x (`"b1 * (1 - exp(-b2 * x))"`). Peaks may be dips. The
-        parameters are those that lmfit has by these names: `amplitude` is the area of a peak, the height of a step.
+        `"gaussian"`, `"lorentzian"`, `"pseudo_voigt"`, `"step"` (an error function) or `"linear"`; by the extra `fit`
+        also a model of lmfit by name (`"skewed_gaussian"`), or an expression in x (`"b1 * (1 - exp(-b2 * x))"`). Peaks
+        may be dips. Parameters are those that lmfit has by these names: `amplitude` is the area of a peak, and the
+        height of a step.
     background
         `"none"`, `"constant"` or `"linear"`, under the model; `"auto"`: constant for peaks and steps, else none.
     start
@@ -45,11 +46,16 @@ class Fit(Reduction):
     `{y}_{name}_redchi`: the sum of squares by the degrees of freedom.
     `{y}_{name}_n`, `_n_nan`: int64, how many points were taken, and left out since x or y was not finite.
     `{y}_{name}_success`: whether it is one. A peak or a step must have both flanks within the points, a center and a
-    width that are known better than the width, and be better than a straight line by more than noise is in a million
-    times (F test); any other model must have converged, with all its standard errors. NaN where there is no fit, as
-    with fewer points than parameters and one.
+    width that are known better than the width, and be better than a straight line by more than noise is (F test; of
+    54,000 simulated scans of noise, of 6 to 100 points, 7 were taken for a peak). Any other model must have converged,
+    with all its standard errors. NaN where there is no fit, as where there are no more points than parameters.
 
     These names, and not `{y}_redchi` and `{y}_success`, so that a fit can stand beside other results of the field.
+
+    References
+    ----------
+    K. Madsen, H. B. Nielsen, O. Tingleff, Methods for Non-Linear Least Squares Problems, 2nd ed., DTU (2004);
+    M. Newville et al., lmfit (names and definitions of the models).
 
     >>> fit = Fit("motor", "det")
     >>> for i in range(41): fit.update({"motor": i / 4, "det": 5 * numpy.exp(-((i / 4 - 4) ** 2) / 2) + 7})
