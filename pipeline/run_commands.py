@@ -19,6 +19,7 @@ from pipeline.errors import ConfigError, PipelineError
 from pipeline.files import export, result_files
 from pipeline.lineage import FORMATS, analyses, lineage
 from pipeline.run import BlueskyRun
+from pipeline.run_of import by_run
 from pipeline.show import show, summaries, table
 from pipeline.sources.jsonl import read_jsonl
 from pipeline.store import Store
@@ -108,13 +109,7 @@ def _there(catalog: str | None) -> str | None:
 
 
 def _of_file(path: Path) -> Iterator[BlueskyRun]:
-    from pipeline.run_of import RunOf
-
-    run_of = RunOf()
-    runs: dict[str, list[tuple[str, Document]]] = {}
-    for name, doc in read_jsonl(path):
-        runs.setdefault(run_of(name, doc), []).append((name, doc))
-    for documents in runs.values():
+    for documents in by_run(read_jsonl(path)):
         yield BlueskyRun(lambda documents=documents: documents)
 
 

@@ -1,5 +1,7 @@
 """Of which run a document is."""
 
+from collections.abc import Iterable
+
 from pipeline.documents import Document
 
 
@@ -29,3 +31,16 @@ class RunOf:
         """Let the descriptors of a run that is over go."""
         for descriptor in [uid for uid, of in self._runs.items() if of == run]:
             del self._runs[descriptor]
+
+
+def by_run(documents: Iterable[tuple[str, Document]]) -> list[list[tuple[str, Document]]]:
+    """Return the documents of each run among these, in the order in which the runs begin.
+
+    >>> [[name for name, _ in run] for run in by_run([("start", {"uid": "a"}), ("start", {"uid": "b"})])]
+    [['start'], ['start']]
+    """
+    run_of = RunOf()
+    runs: dict[str, list[tuple[str, Document]]] = {}
+    for name, doc in documents:
+        runs.setdefault(run_of(name, doc), []).append((name, doc))
+    return list(runs.values())

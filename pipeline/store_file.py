@@ -2,15 +2,15 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.documents import Document, Uids
+from pipeline.documents import Uids
 from pipeline.files import Results, read_results
 from pipeline.run import BlueskyRun
 from pipeline.run_builder import RunBuilder
-from pipeline.run_of import RunOf
+from pipeline.run_of import by_run
 from pipeline.store import Store
 from pipeline.tables import tabulate
 
@@ -50,7 +50,7 @@ def store_file(
     results = read_results(path, format=format)
     told = {"raw": raw, "name": name, "references": [results.reference]}
     if results.documents is not None:
-        return [into(run, metadata=metadata, **told) for run in _runs(results.documents)]
+        return [into(run, metadata=metadata, **told) for run in by_run(results.documents)]
     metadata = {**results.metadata, **(metadata or {})}
     uid = _uid(results, raw, name, metadata)
     if known := into.held(uid):
@@ -65,15 +65,6 @@ def _built(results: Results, uid: str, time: float) -> BlueskyRun:
             builder.add_stream(name, data=table, time=time if table.times is None else table.times)
         builder.close(time=time)
     return builder.get_run()
-
-
-def _runs(documents: Iterable[tuple[str, Document]]) -> Iterable[list[tuple[str, Document]]]:
-    """Return the documents of each run among these."""
-    run_of = RunOf()
-    runs: dict[str, list[tuple[str, Document]]] = {}
-    for name, doc in documents:
-        runs.setdefault(run_of(name, doc), []).append((name, doc))
-    return runs.values()
 
 
 def _uid(results: Results, raw: Any, name: str, metadata: Mapping[str, Any]) -> str:
