@@ -389,7 +389,7 @@ def digits(have, want):
     return 16 if have == want else -math.log10(abs(have - want) / abs(want))
 
 
-DIGITS = {"Gauss1": 8.6, "Gauss3": 9.4, "Misra1a": 10, "DanWood": 9.9, "Chwirut2": 7.1, "Thurber": 6.5}
+DIGITS = {"Gauss1": 10.5, "Gauss3": 9.9, "Misra1a": 10.8, "DanWood": 10.6, "Chwirut2": 8.3, "Thurber": 7.5}
 
 
 @pytest.mark.parametrize("start", ["start1", "start2"])
@@ -404,7 +404,7 @@ def test_nist_sets_are_fitted_to_the_certified_digits(data_folder, name, start):
     assert result["y_fit_success"] is True
     for key, each in reference["params"].items():
         assert digits(result[f"y_fit_{key}"], each["certified"]) >= DIGITS[name]
-        assert digits(result[f"y_fit_{key}_stderr"], each["stddev"]) >= 5.7
+        assert digits(result[f"y_fit_{key}_stderr"], each["stddev"]) >= 6.6
     n_rest = reference["npoints"] - len(begin)
     assert digits(result["y_fit_redchi"] * n_rest, reference["rss"]) >= 10.4
 

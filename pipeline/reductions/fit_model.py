@@ -57,16 +57,24 @@ class FitModel:
     def solve(self, x: Array, y: Array, warm: Sequence[float] | None = None) -> Solution:
         """Return the fit to points in order of x, from the internal parameters of an earlier fit if there are any."""
         is_flat = not self.is_line and y.min() == y.max()
-        if len(x) <= len(self._names) or x[0] == x[-1] or is_flat:
+        if len(x) <= len(self._names) or is_flat:
             return self._none()
-        line = line_squares(x, y)
+        with numpy.errstate(all="ignore"):  # far from a fit, and of numbers too large, there is infinity: no fit
+            line = line_squares(x, y)
+            return self._nearest(x, y, warm, line) if line < math.inf else self._none()
+
+    def _nearest(self, x: Array, y: Array, warm: Sequence[float] | None, line: float) -> Solution:
+        """Return the first success from each start, or the nearest of what is none."""
+        if warm:
+            found = self._solve(x, y, self._from_bounds(warm), line, 1e-7)
+            if found[4]:
+                return found
         best = self._none()
-        damping = 1e-7 if warm else 1e-3
-        for start in [self._from_bounds(warm)] if warm else self._starts(x, y):
-            best = min(best, self._solve(x, y, start, line, damping), key=_rank)
+        for start in self._starts(x, y):
+            best = min(best, self._solve(x, y, start, line, 1e-3), key=_rank)
             if best[4]:
-                return best
-        return self.solve(x, y) if warm else best
+                break
+        return best
 
     def _from_bounds(self, p: Sequence[float]) -> Sequence[float]:
         """Return internal parameters with the fraction off 0 and 1, where it has no derivative."""
@@ -84,15 +92,14 @@ class FitModel:
         middle, n_rest = float(x.mean()), len(x) - len(self._names)
         ones, u = numpy.ones_like(x), x - middle
         background = (ones, u)[: len(self.background)]
-        with numpy.errstate(all="ignore"):  # far from a fit there are infinities, which are no fit
-            linearised = partial(self._linearised, x=x, y=y, background=background)
-            minimum = least_squares(linearised, start, dot(y, y), damping=damping, steps=_STEPS)
-            found, squares, covariance, is_reached = minimum
-            values, slopes = self._reported(found, middle)
-            errors = errors_of(covariance, slopes, squares / n_rest)
-            if not math.isfinite(squares) or not numpy.isfinite(values).all():
-                return self._none()
-            good = is_reached and (self.is_line or self._stands_out(x, values, errors, squares / line, n_rest))
+        linearised = partial(self._linearised, x=x, y=y, background=background)
+        minimum = least_squares(linearised, start, dot(y, y), damping=damping, steps=_STEPS)
+        found, squares, covariance, is_reached = minimum
+        values, slopes = self._reported(found, middle)
+        errors = errors_of(covariance, slopes, squares / n_rest)
+        if not math.isfinite(squares) or not numpy.isfinite(values).all():
+            return self._none()
+        good = is_reached and (self.is_line or self._stands_out(x, values, errors, squares / line, n_rest))
         return tuple(found.tolist()), tuple(values.tolist()), tuple(errors.tolist()), squares / n_rest, good
 
     def _linearised(self, p: Array, x: Array, y: Array, background: Sequence[Array]) -> tuple[Array, Array]:
@@ -154,7 +161,7 @@ def _rank(solution: Solution) -> tuple[bool, float]:
 
 def _slope(x: Array, y: Array) -> float:
     u = x - x.mean()
-    return dot(u, y - y.mean()) / dot(u, u)
+    return float(dot(u, y - y.mean()) / dot(u, u))
 
 
 def _end_slope(x: Array, y: Array) -> float:
@@ -164,10 +171,10 @@ def _end_slope(x: Array, y: Array) -> float:
 
 
 def line_squares(x: Array, y: Array) -> float:
-    """Return the sum of squares about the straight line."""
-    u, rest = x - x.mean(), y - y.mean()
-    rest -= dot(u, rest) / dot(u, u) * u
-    return max(dot(rest, rest), 5e-324)
+    """Return the sum of squares about the straight line; infinite where there is none."""
+    rest = y - y.mean() - _slope(x, y) * (x - x.mean())
+    squares = float(dot(rest, rest))
+    return max(squares, 5e-324) if math.isfinite(squares) else math.inf
 
 
 def _guess_peak(x: Array, y: Array, has_background: bool) -> tuple[tuple[float, float, float], float]:
@@ -227,11 +234,11 @@ def _lorentzian(x: Array, p: Array) -> Curve:
 
 def _pseudo_voigt(x: Array, p: Array) -> Curve:
     amplitude, center, sigma, inward = p[:4]
-    fraction = (math.sin(inward) + 1) / 2
+    fraction = (numpy.sin(inward) + 1) / 2
     width = sigma * (2 / _GAUSSIAN_FWHM)
     gaussian, (g, g_center, g_width) = _gaussian(x, numpy.array([amplitude, center, width]))
     lorentzian, (l, l_center, l_sigma) = _lorentzian(x, p)  # noqa: E741 - the field's letters
-    share, tilt = 1 - fraction, math.cos(inward) / 2
+    share, tilt = 1 - fraction, numpy.cos(inward) / 2
     derivatives = (
         share * g + fraction * l,
         share * g_center + fraction * l_center,

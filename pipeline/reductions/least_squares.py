@@ -25,7 +25,12 @@ class Minimum(NamedTuple):
 
 
 def least_squares(
-    linearised: Linearised, start: Sequence[float], size: float, *, damping: float = 1e-3, steps: int = 100
+    linearised: Linearised,
+    start: Sequence[float],
+    size: float | numpy.float64,
+    *,
+    damping: float = 1e-3,
+    steps: int = 100,
 ) -> Minimum:
     """Return the minimum near a start, by the Levenberg-Marquardt algorithm with Nielsen's damping.
 
@@ -62,7 +67,7 @@ def least_squares(
         if step is None or damping > _MOST_DAMPING:
             break
         if dot(scale * step, step) <= (_STEP * math.sqrt(squares) + _FLOOR * math.sqrt(size)) ** 2:
-            return Minimum(p + step, squares, covariance_of(normal), True)
+            return Minimum(p + step, float(squares), covariance_of(normal), True)
         next_residuals, next_slopes = linearised(p + step)
         next_squares = dot(next_residuals, next_residuals)
         if next_squares < squares:
@@ -71,12 +76,12 @@ def least_squares(
             p, residuals, slopes, squares = p + step, next_residuals, next_slopes, next_squares
         else:
             damping, growth = damping * growth, growth * 2
-    return Minimum(p, squares, covariance_of(_normal(slopes)), False)
+    return Minimum(p, float(squares), covariance_of(_normal(slopes)), False)
 
 
-def dot(a: Array, b: Array) -> float:
+def dot(a: Array, b: Array) -> numpy.float64:
     """Return the sum of products; not by BLAS, whose order of summing depends on how many threads it has."""
-    return float(numpy.einsum("n,n->", a, b))
+    return numpy.einsum("n,n->", a, b)[()]
 
 
 def _normal(slopes: Array) -> Array:

@@ -71,19 +71,26 @@ class LmfitModel:
 
     def solve(self, x: Array, y: Array, warm: Sequence[float] | None = None) -> Solution:
         """Return the fit to points in order of x, from the free parameters of an earlier fit if there are any."""
-        nothing = (), (NAN,) * len(self.names), (NAN,) * len(self.names), NAN, False
+        if len(x) <= len(self._free):
+            return self._none()
+        with numpy.errstate(all="ignore"):  # far from a fit, and of numbers too large, there is infinity: no fit
+            line = line_squares(x, y)
+            return self._solve(x, y, warm, line) if line < math.inf else self._none()
+
+    def _none(self) -> Solution:
+        nothing = (NAN,) * len(self.names)
+        return (), nothing, nothing, NAN, False
+
+    def _solve(self, x: Array, y: Array, warm: Sequence[float] | None, line: float) -> Solution:
         n_rest = len(x) - len(self._free)
-        if n_rest <= 0 or x[0] == x[-1]:
-            return nothing
         problem = _Problem(self._composed(), self._parameters(x, y, warm), self._free, x, y)
-        with numpy.errstate(all="ignore"):  # far from a fit there are infinities, which are no fit
-            found, squares, covariance, is_reached = least_squares(problem, problem.start(), dot(y, y))
-            free, values, slopes = problem.outcome(found, self.names)
-            errors = errors_of(covariance, slopes, squares / n_rest)
+        found, squares, covariance, is_reached = least_squares(problem, problem.start(), dot(y, y))
+        free, values, slopes = problem.outcome(found, self.names)
+        errors = errors_of(covariance, slopes, squares / n_rest)
         if not math.isfinite(squares) or not numpy.isfinite(values).all():
-            return nothing
+            return self._none()
         good = is_reached and bool(numpy.isfinite(errors).all())
-        good = good and (not self.is_peak or self._stands_out(x, values, errors, squares / line_squares(x, y), n_rest))
+        good = good and (not self.is_peak or self._stands_out(x, values, errors, squares / line, n_rest))
         return free, tuple(values.tolist()), tuple(errors.tolist()), squares / n_rest, good
 
     def _stands_out(self, x: Array, values: Array, errors: Array, ratio: float, n_rest: int) -> bool:
