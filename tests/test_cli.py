@@ -38,9 +38,8 @@ def test_check_says_that_a_configuration_is_right_or_what_is_wrong(folder, capsy
 
     out, err = capsys.readouterr()
     assert out == "mean.yaml is right: nodes mean; sinks JSONLSink.\n"
-    assert err == (
-        "bluesky-pipeline: bad.yaml: nodes[0].reductions[0]: no reduction 'Men'; did you mean 'Mean'? "
-        "There are ['Mean', 'PeakStatistics', 'Statistics'].\n"
+    assert err.startswith(
+        "bluesky-pipeline: bad.yaml: nodes[0].reductions[0]: no reduction 'Men'; did you mean 'Mean'? There are ['"
     )
 
 

@@ -27,9 +27,9 @@ class BinSums:
         How many bins there are.
 
     >>> bins = BinSums(3)
-    >>> bins.add_array(numpy.array([0, 0, 0, 2]), numpy.array([1e16, 1.0, -1e16, 7.0]))
+    >>> bins.add_array(numpy.array([0, 0, 0, 0, 2]), numpy.array([1e16, 1.0, -1e16, 0.0, 7.0]))
     >>> bins.n, bins.sum(), bins.mean()
-    (array([3, 0, 1]), array([1., 0., 7.]), array([0.33333333, nan, 7. ]))
+    (array([4, 0, 1]), array([1., 0., 7.]), array([0.25,  nan, 7.  ]))
     """
 
     def __init__(self, size: int) -> None:
