@@ -4,6 +4,7 @@ import json
 import threading
 
 import pytest
+from confluent_kafka import Producer
 from flows import smooth
 from streamz import Stream
 
@@ -12,6 +13,7 @@ from pipeline.config import load
 from pipeline.documents import dumps
 from pipeline.errors import PipelineError
 from pipeline.reductions import Flow, Mean, PeakStatistics
+from pipeline.sources import read_jsonl
 from pipeline.testing import make_run
 
 DET = [1.0, 4.0, 2.0, 8.0, 3.0]
@@ -195,6 +197,44 @@ def test_a_source_of_streamz_feeds_a_pipeline(tmp_path, kept):
     source.start()
 
     assert done.wait(10)
+    source.stop()
+    pipeline.flush()
+    assert kept.events("final")[-1]["det_mean"] == pytest.approx(3.6)
+
+
+def test_kafka_feeds_a_pipeline_through_streamz(kept):
+    """From librdkafka's own cluster on loopback; one key, so that one partition keeps the order."""
+    producer = Producer({"bootstrap.servers": "mock", "test.mock.num.brokers": 1, "log_level": 0})
+    (broker,) = producer.list_topics(timeout=10).brokers.values()
+    for item in make_run({"det": DET}):
+        producer.produce("raw", dumps(*item), key=b"run")
+    producer.flush(10)
+    done = threading.Event()
+    pipeline = Pipeline([Node("mean", Mean("det"))], [kept])
+
+    consumer = {"bootstrap.servers": f"{broker.host}:{broker.port}", "group.id": "g", "auto.offset.reset": "earliest"}
+    source = Stream.from_kafka(["raw"], consumer, poll_interval=0.05)
+    source.map(json.loads).sink(lambda item: (pipeline(*item), item[0] == "stop" and done.set()))
+    source.start()
+
+    assert done.wait(30)
+    source.stop()
+    pipeline.flush()
+    assert kept.events("final")[-1]["det_mean"] == pytest.approx(3.6)
+
+
+def test_a_folder_that_files_appear_in_feeds_a_pipeline_through_streamz(tmp_path, kept):
+    done = threading.Event()
+    pipeline = Pipeline([Node("mean", Mean("det"))], [kept])
+
+    source = Stream.filenames(str(tmp_path / "*.jsonl"), poll_interval=0.01)
+    source.map(read_jsonl).flatten().sink(lambda item: (pipeline(*item), item[0] == "stop" and done.set()))
+    source.start()
+    new = tmp_path / "raw.part"
+    new.write_bytes(b"".join(dumps(*item) for item in make_run({"det": DET})))
+    new.rename(tmp_path / "raw.jsonl")
+
+    assert done.wait(30)
     source.stop()
     pipeline.flush()
     assert kept.events("final")[-1]["det_mean"] == pytest.approx(3.6)
