@@ -106,6 +106,14 @@ def test_weights_are_those_that_numpy_takes(pairs, split):
     assert numpy.allclose(average.result()["x_var"], numpy.diag(covariance), rtol=1e-6, atol=1e-6)
 
 
+def test_equal_values_have_no_variance_whatever_their_weights():
+    average = FrameAverage("x", weights="w")
+
+    average.update_page({"x": [[2000.0], [2000.0]], "w": [525.1500504607186, 0.0625]})
+
+    assert average.result()["x_var"] == [0.0]
+
+
 def test_equal_weights_give_the_variance_without_weights():
     rng = numpy.random.default_rng(4)
     stack = rng.normal(5, 2, (20, 3))

@@ -51,7 +51,8 @@ class WeightedMoments:
         self._weight += good * weight
         self._weight_squares += good * (weight * weight)  # a power would raise where it overflows
         deviation = numpy.where(good, value - self._mean, 0.0)
-        self._mean += deviation * weight / numpy.where(self.n > 0, self._weight, 1.0)
+        # the share first: that of the first value is 1, and the mean that value, to the last bit
+        self._mean += deviation * (weight / numpy.where(self.n > 0, self._weight, 1.0))
         self._squares += weight * deviation * numpy.where(good, value - self._mean, 0.0)
 
     def merge(self, other: Any) -> None:
