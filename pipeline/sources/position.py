@@ -1,0 +1,109 @@
+"""What a source gives that can be read again: documents with their positions."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from pipeline.documents import Document
+
+Index = int | tuple[int, ...]
+
+POISON = "poison"  # in the place of a document's name: what came cannot be read
+
+
+class Position(NamedTuple):
+    """A place in a source.
+
+    Attributes
+    ----------
+    lane
+        What is in order in itself: a partition, a journal, a file, a stream.
+    index
+        Grows within a lane. Everything up to this index, included, has been given with the item that has it.
+
+    >>> Position("beamline[0]", 41) < Position("beamline[0]", 42)
+    True
+    """
+
+    lane: str
+    index: Index
+
+
+class Item(NamedTuple):
+    """A document, or what cannot be read, and where it stands.
+
+    What cannot be read has the name `"poison"` and a document that tells: `{"reason": ..., "run_start": ...}`, the
+    latter empty where it cannot be told.
+
+    >>> Item(Position("journal", 7), "start", {"uid": "a", "time": 0.0}).name
+    'start'
+    """
+
+    position: Position
+    name: str
+    doc: Document
+
+
+def poison(position: Position, reason: str, run_start: str = "") -> Item:
+    """Return the item that stands for what cannot be read.
+
+    >>> poison(Position("journal", 7), "no JSON").doc
+    {'reason': 'no JSON', 'run_start': ''}
+    """
+    return Item(position, POISON, {"reason": reason, "run_start": run_start})
+
+
+OnLost = Callable[[Collection[str]], Any]
+
+
+def _ignore(lanes: Collection[str]) -> None:
+    """Let lanes go without a word."""
+
+
+@runtime_checkable
+class PositionedSource(Protocol):
+    """A source that can be read again: it gives `(position, name, doc)`, and takes `commit(positions)`.
+
+    It is used from one thread. It never raises for what comes in: that is poison. What it is connected to may go and
+    come back: it connects again by itself, with a back-off, tells it once in the log, and gives nothing meanwhile.
+
+    Attributes
+    ----------
+    name
+        What the log and the metrics call it.
+    may_lose
+        Whether a document may be lost on the way, so that only a gap in `seq_num` tells.
+    ended
+        Whether there will be no more: of a live source never, unless it is told to end.
+    """
+
+    name: str
+    may_lose: bool
+    ended: bool
+
+    def open(self, begin: Mapping[str, Index], on_lost: OnLost = _ignore) -> None:
+        """Connect, and begin behind these positions, by lane; what is not among them begins where it was committed.
+
+        A source that keeps what was committed elsewhere (with its broker) goes by that, and leaves `begin` alone.
+        `on_lost` is called, by `read`, before lanes go to another process: what is of them is to be committed now.
+        """
+        ...
+
+    def read(self, timeout: float) -> Sequence[Item]:
+        """Return what comes next, in order within each lane; nothing if nothing comes within `timeout` seconds."""
+        ...
+
+    def rewind(self, lane: str, index: Index) -> bool:
+        """Go back, so that the next item of this lane is the one behind `index`; False if that is gone."""
+        ...
+
+    def commit(self, positions: Mapping[str, Index]) -> None:
+        """Take note that everything up to these positions, by lane, need not be given again."""
+        ...
+
+    def lag(self) -> float | None:
+        """Return by how many seconds, or else items, it is behind what there is; None if that cannot be told."""
+        ...
+
+    def close(self) -> None:
+        """Let everything go; what was not committed is given again next time."""
+        ...
