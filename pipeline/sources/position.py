@@ -100,10 +100,6 @@ class PositionedSource(Protocol):
         """Take note that everything up to these positions, by lane, need not be given again."""
         ...
 
-    def lag(self) -> float | None:
-        """Return by how many seconds, or else items, it is behind what there is; None if that cannot be told."""
-        ...
-
     def close(self) -> None:
         """Let everything go; what was not committed is given again next time."""
         ...
