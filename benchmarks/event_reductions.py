@@ -7,7 +7,7 @@ from statistics import median
 import numpy
 
 from pipeline.reductions import Background, Normalize, PeakStatistics, Quality, Regions
-from pipeline.reductions.state import state_from_bytes, state_to_bytes
+from pipeline.state import state_from_bytes, state_to_bytes
 
 ROUNDS = 7
 

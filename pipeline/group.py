@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.documents import Document, Uids, plainly
 from pipeline.errors import PipelineTypeError, PipelineValueError
 from pipeline.reductions.reduction import Reduction
+from pipeline.state import pack, unpack
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,19 @@ class Total:
                 merged[i] = deepcopy(before)
                 merged[i].merge(reductions[i])
         return Total([*self.raws, raw], merged, self.n_events + n_events)
+
+    def state(self) -> dict[str, Any]:
+        """Return the total as JSON values and arrays."""
+        states = [reduction.state() for reduction in self.reductions]
+        return {"raws": pack(self.raws, "raws", ""), "reductions": states, "n_events": self.n_events}
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any], prototypes: Sequence[Reduction]) -> "Total":
+        """Return the total that had this state; it is of reductions like these."""
+        reductions = deepcopy(list(prototypes)) if state["reductions"] else []
+        for reduction, each in zip(reductions, state["reductions"], strict=True):
+            reduction.restore(each)
+        return cls(unpack(state["raws"], ""), reductions, state["n_events"])
 
 
 class GroupBy:
@@ -87,6 +101,18 @@ class GroupBy:
         for name in closed:
             del self._open[name]
         return len(closed)
+
+    def state(self) -> dict[str, Any]:
+        """Return the open groups, and what was taken in, as JSON values and arrays."""
+        return {
+            "open": [[name, total.state()] for name, total in self._open.items()],
+            "counted": list(self._counted),
+        }
+
+    def restore(self, state: Mapping[str, Any], prototypes: Sequence[Reduction]) -> None:
+        """Go on from a state, of reductions like these."""
+        self._open = OrderedDict((name, Total.restored(total, prototypes)) for name, total in state["open"])
+        self._counted = OrderedDict.fromkeys(state["counted"])
 
     def _name(self, start: Document) -> str:
         return repr([plainly(start[key], key) for key in self.keys])

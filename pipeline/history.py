@@ -2,10 +2,13 @@
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
+import numpy
+
 from pipeline.documents import Document
+from pipeline.state import pack, unpack
 
 BLOCK = 512  # events between two copies of the state
 BLOCK_BYTES = 64 * 2**20  # fewer where their data are large
@@ -69,11 +72,60 @@ class History(Generic[State]):
                 return [event for event in events if event[0] < seq_num]
         return None
 
+    def packed(self, pack_state: Callable[[State], Any]) -> dict[str, Any]:
+        """Return all this as JSON values and arrays, each state as `pack_state` gives it."""
+        blocks = [[pack_state(state), _pack_entries(entries)] for state, entries in self._blocks]
+        return {"state": pack_state(self.state), "block": self.block, "n": self._n, "blocks": blocks}
+
+    @classmethod
+    def unpacked(cls, packed: Mapping[str, Any], unpack_state: Callable[[Any], State]) -> "History[State]":
+        """Return the history that was packed."""
+        history = cls(unpack_state(packed["state"]), packed["block"])
+        history._n = packed["n"]
+        history._blocks = [(unpack_state(state), _unpack_entries(entries)) for state, entries in packed["blocks"]]
+        return history
+
+
+Entries = list[tuple[int | Sequence[int], Data]]
+
+
+def _pack_entries(entries: Entries) -> list[Any]:
+    """Return entries as columns, as long as they have the same fields."""
+    parts: list[tuple[list[int], dict[str, list[Any]]]] = []
+    for entry in entries:
+        for seq_num, data in _events(*entry):
+            if not parts or parts[-1][1].keys() != data.keys():
+                parts.append(([], {field: [] for field in data}))
+            parts[-1][0].append(seq_num)
+            for field, value in data.items():
+                parts[-1][1][field].append(value)
+    return [[seq_nums, {field: _pack_column(column) for field, column in part.items()}] for seq_nums, part in parts]
+
+
+def _pack_column(values: list[Any]) -> Any:
+    """Return values as an array, if they are numbers of one kind that it holds as they are; else one by one."""
+    kinds = set(map(type, values))
+    if kinds <= {float, numpy.float64}:
+        return numpy.array(values, float)
+    if kinds == {int} and all(-(2**63) <= value < 2**63 for value in values):
+        return numpy.array(values, numpy.int64)
+    return pack(values, "data", "")
+
+
+def _unpack_entries(packed: list[Any]) -> Entries:
+    return [
+        (seq_nums, {field: _unpack_column(column) for field, column in columns.items()}) for seq_nums, columns in packed
+    ]
+
+
+def _unpack_column(column: Any) -> list[Any]:
+    return column.tolist() if isinstance(column, numpy.ndarray) else unpack(column, "")
+
 
 def _events(seq_num: int | Sequence[int], data: Data) -> list[tuple[int, Data]]:
     if isinstance(seq_num, int):
         return [(seq_num, data)]
-    rows = zip(*data.values(), strict=True)
+    rows = zip(*data.values(), strict=True) if data else ((),) * len(seq_num)
     return [(n, dict(zip(data, row, strict=True))) for n, row in zip(seq_num, rows, strict=True)]
 
 

@@ -1,9 +1,17 @@
 """Put the events of one raw stream in order, each once."""
 
 import heapq
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy
 
 from pipeline.documents import Document
+from pipeline.state import pack, unpack
+
+_UUIDS = re.compile(r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})*")
+_COUNTERS = ("n_taken", "n_duplicates", "n_superseded", "n_retaken", "n_missing")
 
 REMEMBERED = 4096  # uids of the last events, by which one that comes again is known
 PARKED = 1024  # events that wait for a gap to be filled
@@ -134,3 +142,42 @@ class Intake:
         self._uids[doc["seq_num"] % REMEMBERED] = doc["uid"]
         self.n_taken += 1
         self._take(doc)
+
+    def state(self) -> dict[str, Any]:
+        """Return what events have changed, as JSON values and arrays."""
+        window = range(max(1, self._next - REMEMBERED), self._next)
+        return {
+            "next": self._next,
+            "uids": _pack_uids([self._uids[seq_num % REMEMBERED] for seq_num in window]),
+            "replaced": sorted(self._replaced),
+            "parked": [pack(doc, "event", "") for _, _, doc in sorted(self._parked, key=lambda each: each[1])],
+            **{name: getattr(self, name) for name in _COUNTERS},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state, as if nothing had been between."""
+        self._next = state["next"]
+        uids = _unpack_uids(state["uids"])
+        for seq_num, uid in zip(range(self._next - len(uids), self._next), uids, strict=True):
+            self._uids[seq_num % REMEMBERED] = uid
+        self._replaced = set(state["replaced"])
+        for doc in state["parked"]:
+            self._park(unpack(doc, ""))
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
+
+
+def _pack_uids(uids: list[str | None]) -> Any:
+    """Return uids as they are, or in 16 bytes each, if they all are what UUIDs look like."""
+    if None in uids or not _UUIDS.fullmatch(text := "".join(filter(None, uids))):
+        return uids
+    return numpy.frombuffer(bytes.fromhex(text.replace("-", "")), numpy.uint8)
+
+
+def _unpack_uids(packed: Any) -> list[str | None]:
+    if isinstance(packed, list):
+        return packed
+    text = packed.tobytes().hex()
+    return [
+        f"{s[:8]}-{s[8:12]}-{s[12:16]}-{s[16:20]}-{s[20:]}" for s in (text[i : i + 32] for i in range(0, len(text), 32))
+    ]

@@ -5,10 +5,11 @@ from typing import Any
 
 from pipeline.documents import Document, Sink
 from pipeline.errors import PipelineTypeError, PipelineValueError
-from pipeline.group import GroupBy, group_uid, parents
+from pipeline.group import GroupBy, Total, group_uid, parents
 from pipeline.provenance import analysis_uid, is_raw, linked_metadata, recipe_hash, start_metadata
 from pipeline.reductions.flow import Flow
 from pipeline.reductions.reduction import Reduction
+from pipeline.run_builder import RunBuilder
 from pipeline.work import Work
 
 When = Callable[[Document], bool] | Mapping[str, Any] | None
@@ -99,13 +100,30 @@ class Node:
         if self.over is None:
             uid = uid or analysis_uid(raw["uid"], self.recipe_hash)
             metadata = start_metadata(raw, self.recipe, self._packages)
-            return Work(self.name, self.stream, self.reductions, self.every, raw, uid, metadata, emit)
+            return self._work(raw, RunBuilder(metadata, uid, raw["time"], emit=emit), emit)
         total = self.over.before(raw)
         uid = uid or group_uid(raw, self.recipe_hash, total)
         metadata = linked_metadata(parents(raw, total), self.recipe, self._packages)
-        work = Work(self.name, self.stream, self.reductions, self.every, raw, uid, metadata, emit)
+        work = self._work(raw, RunBuilder(metadata, uid, raw["time"], emit=emit), emit)
         work.join(total, self.over.add)
         return work
+
+    def resume(self, raw: Document, emit: Sink, state: Mapping[str, Any]) -> Work:
+        """Return the node at work as it was when `Work.state` told this; nothing is emitted by it.
+
+        Raises
+        ------
+        PipelineValueError
+            If it is a state of other reductions.
+        """
+        work = self._work(raw, RunBuilder.resumed(state["builder"], emit), emit)
+        if self.over is not None:
+            work.join(Total(), self.over.add)
+        work.restore(state)
+        return work
+
+    def _work(self, raw: Document, builder: RunBuilder, emit: Sink) -> Work:
+        return Work(self.name, self.stream, self.reductions, self.every, raw, builder, emit)
 
     def __repr__(self) -> str:
         return f"Node({self.name!r}, {', '.join(reduction.name for reduction in self.reductions)})"

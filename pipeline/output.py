@@ -59,6 +59,14 @@ class Output:
         self._last: Result = {}  # what was written last, by key in the documents
         self._at: Point | None = None  # what that followed
 
+    def state(self) -> dict[str, Any]:
+        """Return what is known of the stream since its first row."""
+        return {"keys": self._keys, "is_renamed": self._is_renamed}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        self._keys, self._is_renamed = dict(state["keys"]), state["is_renamed"]
+
     def write(self, reductions: Sequence[Reduction], point: Point, n_events: int | None = None) -> None:
         """Add an event with what the reductions give now; `n_events` is how many raw events a summary is of."""
         row: dict[str, Any] = {}

@@ -6,17 +6,18 @@ import time
 import uuid
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Self
-
-from event_model import RunRouter
+from typing import TYPE_CHECKING, Self
 
 from pipeline.analysis_result import AnalysisResult
 from pipeline.buffer import Buffered
-from pipeline.documents import Document, Sink, safe_key
+from pipeline.delivery import Delivery, Outlet
+from pipeline.documents import Document, Sink
 from pipeline.errors import PipelineKeyError, PipelineValueError, near
 from pipeline.node import Node
 from pipeline.plans import Plans
+from pipeline.raw_run import RawRun
 from pipeline.results import Results
+from pipeline.state import unpack
 from pipeline.stream_sink import StreamSink
 from pipeline.work import Work, debugs_callbacks
 
@@ -85,10 +86,10 @@ class Pipeline:
         self.counts: Counter[str] = Counter()
         self._results = Results([node.name for node in nodes])
         self.plans = Plans(self, self._results)
-        self._sinks: dict[int, _Outlet] = {}
+        self._sinks: dict[int, Outlet] = {}
         self._token = 0
-        self._runs: dict[str, _RawRun] = {}  # uid of the raw run -> its works
-        self._owners: dict[str, _RawRun] = {}  # uid of a descriptor or a resource -> the run it is of
+        self._runs: dict[str, RawRun] = {}  # uid of the raw run -> its works
+        self._owners: dict[str, RawRun] = {}  # uid of a descriptor or a resource -> the run it is of
         self._known: OrderedDict[str, str] = OrderedDict()  # uids of what is over or unknown -> which of the two
         self._lock = threading.RLock()  # documents may come from more than one RunEngine
         self._routes = {name: getattr(self, f"_on_{name}") for name in ROUTED}
@@ -103,7 +104,7 @@ class Pipeline:
         A sink that says `inline = True` is called on the thread that documents come on: the ledger, another pipeline,
         and those that keep a queue of their own. Any other might block, and so is `Buffered`.
         """
-        outlet = _Outlet(sink if getattr(sink, "inline", False) else Buffered(sink))
+        outlet = Outlet(sink if getattr(sink, "inline", False) else Buffered(sink))
         with self._lock:
             self._token += 1
             self._sinks[self._token] = outlet
@@ -217,12 +218,8 @@ class Pipeline:
             self.close_silent(self.timeout)
         self.counts["runs"] += 1
         self._known.pop(uid, None)
-        self._runs[uid] = run = _RawRun(doc, self._begin)
-        run.route(name, doc)
-
-    def _begin(self, _: str, doc: Document) -> list[Work]:
         works = (self._begin_node(node, doc) for node in self.nodes)
-        return [work for work in works if work is not None]
+        self._runs[uid] = RawRun(doc, [work for work in works if work is not None])
 
     def _begin_node(self, node: Node, doc: Document) -> Work | None:
         """Return the node at work on this run, if it wants it; a fault there ends this analysis alone."""
@@ -232,7 +229,7 @@ class Pipeline:
             wanted, fault = True, error
         if not wanted:
             return None
-        emit = _Delivery(list(self._sinks.values()))
+        emit = Delivery(list(self._sinks.values()))
         try:
             work = node.begin(doc, emit, str(uuid.uuid4()) if self.fresh else None)
         except Exception as error:
@@ -314,7 +311,7 @@ class Pipeline:
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
 
-    def _forget(self, run: "_RawRun") -> None:
+    def _forget(self, run: "RawRun") -> None:
         self.counts["duplicate_events"] += sum(work.intake.n_duplicates for work in run.works)
         self.counts["faults"] += sum(bool(work.reason) for work in run.works)
         self._results.end(run.uid)
@@ -323,6 +320,73 @@ class Pipeline:
             del self._owners[uid]
             self._remember(uid, "over")
         self._remember(run.uid, "over")
+
+    # restarts --------------------------------------------------------------------------------------------------
+
+    def state(self, run: str) -> Document | None:
+        """Return how far the analyses of an open raw run are, as JSON values and arrays.
+
+        None if that cannot be told: a flow cannot, nor a sink that has failed; then the run is to be read again from
+        its start.
+
+        Raises
+        ------
+        PipelineKeyError
+            If no such raw run is open.
+        """
+        with self._lock:
+            if run not in self._runs:
+                raise PipelineKeyError(f"Raw run {run} is not open.")
+            works, hashes = self._runs[run].works, {node.name: node.recipe_hash for node in self.nodes}
+            state = self._runs[run].state()
+            return state and {**state, "recipes": [[work.name, hashes[work.name]] for work in works]}
+
+    def resume(self, state: Document) -> None:
+        """Go on with a raw run as it was when `state` told this: in this process or another, to the same bytes.
+
+        Sinks that can `resume` (the ledger) go on from their marks; others are given again, from the ledger, what
+        they were given.
+
+        Raises
+        ------
+        PipelineError
+            If the nodes that want this run are not those of the state, or the ledger is not as far as it says: then
+            nothing is changed, and the run is to be read again from its start.
+        """
+        with self._lock:
+            start = unpack(state["definitions"], "")[0][1]
+            nodes = [node for node in self.nodes if node.wants(start)]
+            wanted = [[node.name, node.recipe_hash] for node in nodes]
+            if start["uid"] in self._runs or wanted != state["recipes"]:
+                raise PipelineValueError(f"Raw run {start['uid']}: wanted a state of the nodes that analyse it now.")
+            run = RawRun.resumed(state, nodes, list(self._sinks.values()))
+            self._runs[run.uid] = run
+            self._owners |= dict.fromkeys(run.owned, run)
+            for work in run.works:
+                self._results.begin(run.uid, work.name, work)
+
+    @property
+    def open_runs(self) -> list[str]:
+        """The uids of the raw runs that are open."""
+        return list(self._runs)
+
+    def groups_state(self) -> Document:
+        """Return, by node, the groups of runs that nodes have by now, as JSON values and arrays."""
+        return {node.name: node.over.state() for node in self.nodes if node.over is not None}
+
+    def restore_groups(self, state: Document) -> None:
+        """Go on with the groups of a state; those of nodes that are not here any more are left out."""
+        for node in self.nodes:
+            if node.over is not None and node.name in state:
+                node.over.restore(state[node.name], node.reductions)
+
+    def let_go(self, run: str) -> None:
+        """Forget a raw run that is open, and close nothing of it: it is to go on later, from its `state`."""
+        with self._lock:
+            if run in self._runs:
+                self._runs[run].let_go()
+                self._forget(self._runs[run])
+                self._known.pop(run, None)
 
     # runs ------------------------------------------------------------------------------------------------------
 
@@ -359,7 +423,7 @@ class Pipeline:
             self._abandon(list(self._runs.values()))
         self.flush(timeout)
 
-    def _abandon(self, runs: Iterable["_RawRun"]) -> None:
+    def _abandon(self, runs: Iterable["RawRun"]) -> None:
         for run in runs:
             logger.warning("The stop document of raw run %s never came: its analyses end as abort.", run.uid)
             for work in run.works:
@@ -371,90 +435,6 @@ class Pipeline:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class _RawRun:
-    """An open raw run: the works on it, behind a RunRouter of its own, which goes when the run goes.
-
-    One router for all runs keeps the resources of each for ever, and loses a run's documents once a callback raises.
-    """
-
-    def __init__(self, start: Document, begin: Any) -> None:
-        self.uid: str = start["uid"]
-        self.works: list[Work] = []
-        self.owned: list[str] = []  # uids of its descriptors and resources
-        self.last = time.monotonic()
-        self._router = RunRouter([lambda name, doc: (self._begin(begin, name, doc), [])])
-
-    def _begin(self, begin: Any, name: str, doc: Document) -> list[Work]:
-        self.works = begin(name, doc)
-        return self.works
-
-    def route(self, name: str, doc: Document) -> None:
-        """Give a document to every work."""
-        self.last = time.monotonic()
-        self._router(name, doc)
-
-    def give(self, name: str, doc: Document) -> None:
-        """Give events to every work, not by way of the router, which packs each into a page and copies each page."""
-        self.last = time.monotonic()
-        for work in self.works:
-            if name == "event":
-                work.event(doc)
-            else:
-                work(name, doc)
-
-
-class _Outlet:
-    """A sink, and what it is called."""
-
-    def __init__(self, sink: Sink) -> None:
-        self.sink = sink
-        self.name = safe_key(str(getattr(sink, "name", None) or type(sink).__name__))
-
-    def fault(self, uid: str) -> str:
-        """Return what a sink with a queue of its own tells of a run, or of its server."""
-        faults = getattr(self.sink, "faults", None) or {}
-        return faults.get(uid) or faults.get("server") or ""
-
-    def ask(self, method: str, timeout: float | None) -> None:
-        """Call `flush` or the like, if the sink has it; a fault there is the sink's."""
-        try:
-            function = getattr(self.sink, method, None)
-            if callable(function):
-                function(timeout) if timeout is not None else function()
-        except Exception as error:  # noqa: BLE001 - contained: a sink's fault is the sink's
-            logger.error("Sink %s: %s", self.name, error)
-
-
-class _Delivery:
-    """Hand the documents of one analysis run to every sink; a fault of one is its own, and is logged once."""
-
-    def __init__(self, outlets: Sequence[_Outlet]) -> None:
-        self._outlets = outlets
-        self._sinks = [outlet.sink for outlet in outlets]
-        self._faults: dict[str, str] = {}
-        self._uid = ""
-
-    def __call__(self, name: str, doc: Document) -> None:
-        if name == "start":
-            self._uid = doc["uid"]
-        for i, sink in enumerate(self._sinks):
-            try:
-                sink(name, doc)
-            except Exception as error:  # noqa: BLE001 - contained: a sink's fault is the sink's
-                self._tell(self._outlets[i].name, f"{name}: {type(error).__name__}: {error}")
-
-    def _tell(self, sink: str, reason: str) -> None:
-        if sink not in self._faults:
-            self._faults[sink] = reason
-            logger.exception("Sink %s, analysis run %s: %s", sink, self._uid, reason)
-
-    @property
-    def faults(self) -> dict[str, str]:
-        """What went wrong first in each sink, as far as it is known by now."""
-        known = {outlet.name: outlet.fault(self._uid) for outlet in self._outlets}
-        return {name: reason for name, reason in known.items() if reason} | self._faults
 
 
 def _check_names(nodes: Sequence[Node]) -> None:

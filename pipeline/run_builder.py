@@ -91,15 +91,41 @@ class RunBuilder:
         *,
         emit: Sink | None = None,
     ) -> None:
-        self.uid = uid or str(uuid.uuid4())
         self._documents: list[tuple[str, Document]] | None = [] if emit is None else None
-        self._emit = self._keep if emit is None else emit
-        self._streams: dict[str, StreamBuilder] = {}
-        self._uids = Uids(self.uid)
-        self._closed = False
+        self._begin(uid or str(uuid.uuid4()), self._keep if emit is None else emit)
         start = {**_metadata(metadata), "uid": self.uid, "time": now(time)}
         validate_once("start", start)
         self._emit("start", start)
+
+    def _begin(self, uid: str, emit: Sink) -> None:
+        self.uid = uid
+        self._emit = emit
+        self._streams: dict[str, StreamBuilder] = {}
+        self._uids = Uids(uid)
+        self._closed = False
+
+    def state(self) -> Document:
+        """Return how far the run is, as JSON values and arrays; not the documents that are kept."""
+        return {"uid": self.uid, "streams": {name: stream.state() for name, stream in self._streams.items()}}
+
+    @classmethod
+    def resumed(cls, state: Mapping[str, Any], emit: Sink) -> "RunBuilder":
+        """Return the builder that goes on from a state of an open run; nothing is emitted by it.
+
+        >>> documents = []
+        >>> builder = RunBuilder(uid="a", time=0.0, emit=lambda name, doc: documents.append((name, doc)))
+        >>> builder.add_stream("primary", data={"x": [1.0]}, time=1.0)
+        >>> again = RunBuilder.resumed(builder.state(), builder._emit)
+        >>> again.add_event("primary", {"x": 2.0}, time=2.0)
+        >>> [name for name, doc in documents], documents[-1][1]["seq_num"]
+        (['start', 'descriptor', 'event_page', 'event'], 2)
+        """
+        builder = object.__new__(cls)
+        builder._documents = None
+        builder._begin(state["uid"], emit)
+        for name, stream in state["streams"].items():
+            builder._streams[name] = StreamBuilder.resumed(name, stream)
+        return builder
 
     def _keep(self, name: str, doc: Document) -> None:
         assert self._documents is not None

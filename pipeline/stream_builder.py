@@ -11,7 +11,10 @@ from pipeline.data_keys import caster, exactly, named, short
 from pipeline.documents import Document, Uids
 from pipeline.errors import PipelineError, PipelineKeyError, PipelineTypeError, PipelineValueError
 from pipeline.schema import validate_once
+from pipeline.state import pack, unpack
 from pipeline.tables import Table
+
+_DESCRIBED = ("data_keys", "object_name", "object_keys", "configuration", "hints")
 
 PAGE_ROWS = 1000  # of one event_page, or fewer, if they are large
 PAGE_BYTES = 1 << 24
@@ -68,6 +71,24 @@ class StreamBuilder:
         new.facts = self.facts
         new.n_events, new.n_descriptors = self.n_events, self.n_descriptors
         return new
+
+    def state(self) -> Document:
+        """Return what tells the stream from another, as JSON values and arrays; of one that tables made, not all."""
+        return {
+            **{name: pack(getattr(self, name), self.name, "") for name in _DESCRIBED},
+            "n_events": self.n_events,
+            "n_descriptors": self.n_descriptors,
+            "descriptor": self._descriptor,
+        }
+
+    @classmethod
+    def resumed(cls, name: str, state: Document) -> "StreamBuilder":
+        """Return the stream that counts on from this state."""
+        described = {each: unpack(state[each], "") for each in _DESCRIBED}
+        stream = cls(name, described.pop("data_keys"), **described)
+        stream.begin(state["descriptor"])
+        stream.n_events, stream.n_descriptors = state["n_events"], state["n_descriptors"]
+        return stream
 
     def descriptor(self, run: str, uid: str, time: float) -> Document:
         """Return the document that describes the stream as it is."""

@@ -18,6 +18,7 @@ from pipeline.output import Output, Point
 from pipeline.reductions.event_reduction import EventReduction
 from pipeline.reductions.reduction import Reduction
 from pipeline.run_builder import RunBuilder, iter_events
+from pipeline.state import pack, unpack
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +39,10 @@ class Work:
         How many events there are between two of stream `running`; 0 for none.
     raw
         The start document of the raw run.
-    uid, metadata
-        Of the analysis run.
+    builder
+        Of the analysis run, begun.
     emit
-        Called with each document. What it has in `faults`, by sink, is told in the stop document.
+        What the builder hands its documents to. What it has in `faults`, by sink, is told in the stop document.
     """
 
     def __init__(
@@ -51,18 +52,17 @@ class Work:
         reductions: Sequence[Reduction],
         every: int,
         raw: Document,
-        uid: str,
-        metadata: Document,
+        builder: RunBuilder,
         emit: Sink,
     ) -> None:
-        self.name, self.stream, self.uid = name, stream, uid
+        self.name, self.stream, self.uid = name, stream, builder.uid
         self.intake = Intake(self._take, self._rewind)
         self.reason = ""  # what went wrong first
         self.is_over = False
         self._prototypes, self._every = reductions, every
         self._raw = raw
-        self._emit = emit
-        self._builder = RunBuilder(metadata, uid, raw["time"], emit=emit)
+        self.emit: Any = emit
+        self._builder = builder
         self._streams_seen: list[str] = []
         self._descriptors: set[str] = set()  # uids of the descriptors of our stream
         self._data_keys: dict[str, Document] = {}
@@ -123,16 +123,24 @@ class Work:
 
     def _begin(self, data_keys: dict[str, Document]) -> None:
         """Start with fresh reductions, that read these fields."""
-        self._data_keys = data_keys
-        self._arrays = {field: dtype for field, key in data_keys.items() if (dtype := _array_dtype(key))}
         self._derived = set()
+        self._describe(data_keys)
         for i, reduction in enumerate(self._prototypes):
             self._check_fields(reduction, is_first=not any(before.kind == "event" for before in self._prototypes[:i]))
+        reductions = self._fresh()
+        block = block_size(data_keys) if all(reduction.is_copied for reduction in reductions) else 0
+        self._history = History(_State(reductions, self._raw["time"]), block)
+
+    def _fresh(self) -> list[Reduction]:
         reductions = deepcopy(list(self._prototypes))
         for reduction in reductions:
             reduction.begin(self._raw)
-        block = block_size(data_keys) if all(reduction.is_copied for reduction in reductions) else 0
-        self._history = History(_State(reductions, self._raw["time"]), block)
+        return reductions
+
+    def _describe(self, data_keys: dict[str, Document]) -> None:
+        """Know what the fields are, and what comes out."""
+        self._data_keys = data_keys
+        self._arrays = {field: dtype for field, key in data_keys.items() if (dtype := _array_dtype(key))}
         carried = [field for field in _scanned(self._raw, self.stream) if _is_number(data_keys.get(field))]
         by_event = [i for i, reduction in enumerate(self._prototypes) if reduction.kind == "event"]
         summaries = [i for i, reduction in enumerate(self._prototypes) if reduction.kind != "event"]
@@ -292,7 +300,7 @@ class Work:
             except Exception as error:  # noqa: BLE001 - contained: a fault ends its own analysis and nothing else
                 self.fail(error)
         analysis: Document = self.counts() | ({"abandoned": True} if abandoned else {})
-        faults = getattr(self._emit, "faults", None)
+        faults = getattr(self.emit, "faults", None)
         if faults:
             analysis["sinks"] = faults
         exit_status, reason = ("fail", self.reason) if self.reason else (exit_status, reason)
@@ -327,6 +335,71 @@ class Work:
                 data |= output.results(total.reductions, state.last)
         about = (self.name, self._raw["uid"], self.uid)
         return AnalysisResult(data, *about, total.n_events, state.last.seq_num, is_final=self.is_over)
+
+    # states ----------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any] | None:
+        """Return how far this is, as JSON values and arrays; None if a reduction cannot tell its state."""
+        if not all(reduction.is_copied for reduction in self._prototypes):
+            return None
+        try:
+            return {
+                "reason": self.reason,
+                "streams_seen": list(self._streams_seen),
+                "descriptors": sorted(self._descriptors),
+                "data_keys": pack(self._data_keys, "data_keys", ""),
+                "derived": sorted(self._derived),
+                "intake": self.intake.state(),
+                "history": self._history.packed(self._pack_state),
+                "outputs": {name: output.state() for name, output in self._outputs()},
+                "builder": self._builder.state(),
+                "before": self._before.state(),
+            }
+        except PipelineTypeError as error:
+            logger.warning("Node %s keeps what no state can hold; a restart reads its runs again: %s", self.name, error)
+            return None
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state of the same recipe and raw run, with a builder that was resumed from it.
+
+        Raises
+        ------
+        PipelineValueError
+            If it is a state of other reductions.
+        """
+        self.reason = state["reason"]
+        self._streams_seen = list(state["streams_seen"])
+        self._descriptors = set(state["descriptors"])
+        if state["data_keys"]:
+            self._describe(unpack(state["data_keys"], ""))
+        self._derived = set(state["derived"])
+        self._history = History.unpacked(state["history"], self._unpack_state)
+        self.intake.restore(state["intake"])
+        for name, output in self._outputs():
+            output.restore(state["outputs"][name])
+        self._before = Total.restored(state["before"], self._prototypes)
+
+    def _outputs(self) -> list[tuple[str, Output]]:
+        outputs = {"events": self._events, "running": self._running, "final": self._final}
+        return [(name, output) for name, output in outputs.items() if output is not None]
+
+    def _pack_state(self, state: "_State") -> dict[str, Any]:
+        """Return a state without its reductions, if they have failed: they are not asked again."""
+        return {
+            "reductions": [] if self.reason else [reduction.state() for reduction in state.reductions],
+            "n_events": state.n_events,
+            "n_skipped": state.n_skipped,
+            "last": pack(tuple(state.last), "event", ""),
+        }
+
+    def _unpack_state(self, packed: Mapping[str, Any]) -> "_State":
+        reductions = self._fresh() if packed["reductions"] else []
+        for reduction, each in zip(reductions, packed["reductions"], strict=True):
+            reduction.restore(each)
+        state = _State(reductions, self._raw["time"])
+        state.n_events, state.n_skipped = packed["n_events"], packed["n_skipped"]
+        state.last = Point(*unpack(packed["last"], ""))
+        return state
 
     def counts(self) -> dict[str, int]:
         """Return how many raw events there were, and what became of them."""

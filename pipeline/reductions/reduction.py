@@ -7,7 +7,7 @@ from copy import deepcopy
 from typing import Any, Literal, Self
 
 from pipeline.errors import PipelineValueError, RejectedValue
-from pipeline.reductions.state import pack, unpack
+from pipeline.state import pack, unpack
 
 _OWN = "arguments", "_call"
 _UNCHANGING = {str, int, float, bool, type(None)}

@@ -2,6 +2,7 @@
 
 import fcntl
 import getpass
+import io
 import json
 import logging
 import os
@@ -12,8 +13,9 @@ import time
 from functools import cache
 from pathlib import Path
 
-from pipeline.documents import Document, Uids, dumps
+from pipeline.documents import Document, Uids, dumps, loads
 from pipeline.errors import PipelineKeyError, PipelineOSError, PipelineValueError
+from pipeline.json_lines import read_lines
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +92,55 @@ class JSONLSink:
                 self._files[doc["uid"]] = file
         elif name == "stop":
             self._finish(file)
+
+    # restarts --------------------------------------------------------------------------------------------------
+
+    def mark(self, uid: str) -> Document:
+        """Return how far the file of an open run is, as JSON values: what `resume` goes on from.
+
+        Raises
+        ------
+        PipelineKeyError
+            If the run is not open.
+        PipelineError
+            If it was refused, or could not be written: then it is not as far as it should be.
+        """
+        file = self._file("mark", {"run_start": uid})
+        owned = [each for each, other in self._files.items() if other is file]
+        return {"owned": owned, **file.mark()}
+
+    def resume(self, uid: str, mark: Document) -> None:
+        """Go on with a run from a mark: what the file has behind it is compared with what comes, as ever.
+
+        Raises
+        ------
+        PipelineValueError
+            If the file is not as long as the mark says.
+        """
+        path = self.directory / self.file_name(uid)
+        if not path.exists():
+            raise PipelineValueError(f"{path}: wanted the file of run {uid}, there is none.")
+        file = _LedgerFile(path, _first_document(path))
+        try:
+            file.resume(mark["lines"], mark["bytes"])
+        except BaseException:
+            file.close()
+            raise
+        with self._lock:
+            self._files |= dict.fromkeys(mark["owned"], file)
+
+    def let_go(self, uid: str) -> None:
+        """Close the file of a run that is open, as it is."""
+        with self._lock:
+            if uid in self._files:
+                self._files[uid].sync()
+                self._forget(self._files[uid])
+
+    def documents(self, uid: str, mark: Document) -> list[tuple[str, Document]]:
+        """Return the documents of a run up to a mark."""
+        path = self.directory / self.file_name(uid)
+        with open(path, "rb") as file:
+            return list(read_lines(path, io.BytesIO(file.read(mark["bytes"]))))
 
     def _open(self, start: Document) -> None:
         with self._lock:
@@ -221,6 +272,22 @@ class _LedgerFile:
         )
         raise PipelineOSError(self._broken) from error
 
+    def mark(self) -> Document:
+        """Return how many lines and bytes are as they came."""
+        if self._broken:
+            raise PipelineOSError(self._broken)
+        return {"lines": self._n_lines, "bytes": self._offset}
+
+    def resume(self, lines: int, size: int) -> None:
+        """Take the first lines as they are, and go on behind them."""
+        if self._size < size or (size and os.pread(self._fd, 1, size - 1) != b"\n"):
+            raise PipelineValueError(
+                f"{self.path}: wanted {lines} lines in {size} bytes, there are {self._size} bytes."
+            )
+        self._n_lines, self._offset = lines, size
+        if self._there is not None:
+            self._there.seek(size)
+
     def sync(self) -> None:
         """Make what was written survive the loss of power."""
         with self._guard:
@@ -258,6 +325,14 @@ class _LedgerFile:
             self.path.with_suffix(".work.json").write_text(json.dumps(work, indent=1) + "\n")
         except OSError as error:
             logger.warning("%s: cannot tell the work: %s", self.path, error)
+
+
+def _first_document(path: Path) -> Document:
+    with open(path, "rb") as file:
+        try:
+            return loads(file.readline())[1]
+        except ValueError as error:
+            raise PipelineValueError(f"{path}: wanted a start document in line 1: {error}") from None
 
 
 def _cut_torn_line(fd: int) -> int:

@@ -3,17 +3,15 @@
 import io
 import json
 import sys
-import zipfile
 from array import array
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy
+from numpy.lib.format import read_array, write_array
 
 from pipeline.errors import PipelineTypeError, PipelineValueError
-
-_TEXT = "state"  # the member of the archive that holds all but the arrays
 
 
 def pack(value: Any, place: str, package: str) -> Any:
@@ -176,15 +174,17 @@ def _unpack_object(name: str, attributes: Mapping[str, Any], package: str) -> An
 
 
 def state_to_bytes(state: Any) -> bytes:
-    """Return JSON values and numpy arrays, nested, as one archive: JSON for the values, npy for the arrays.
+    """Return JSON values and numpy arrays, nested, as bytes: a line of JSON for the values, then each array as npy.
 
     >>> state_from_bytes(state_to_bytes({"n": 2, "mean": numpy.array([1.0, 2.0])}))
     {'n': 2, 'mean': array([1., 2.])}
     """
-    arrays: dict[str, numpy.ndarray] = {}
+    arrays: list[numpy.ndarray] = []
     text = json.dumps(_without_arrays(state, arrays), allow_nan=False, separators=(",", ":"))
     file = io.BytesIO()
-    numpy.savez(file, allow_pickle=False, **{_TEXT: numpy.frombuffer(text.encode(), numpy.uint8)}, **arrays)
+    file.write(f"{len(arrays)} {text}\n".encode())
+    for each in arrays:
+        write_array(file, each, allow_pickle=False)
     return file.getvalue()
 
 
@@ -194,20 +194,25 @@ def state_from_bytes(content: bytes) -> Any:
     Raises
     ------
     PipelineValueError
-        If these bytes are no whole archive.
+        If these bytes are not what it gave, whole.
     """
+    file = io.BytesIO(content)
     try:
-        with numpy.load(io.BytesIO(content), allow_pickle=False) as archive:
-            return _with_arrays(json.loads(archive[_TEXT].tobytes()), archive)
-    except (ValueError, KeyError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        n, _, text = file.readline().partition(b" ")
+        arrays = [read_array(file, allow_pickle=False) for _ in range(int(n))]
+        state = _with_arrays(json.loads(text), arrays)
+    except (ValueError, KeyError, IndexError, TypeError, OSError, EOFError, MemoryError, RecursionError) as error:
         raise PipelineValueError(f"These {len(content)} bytes are no state: {type(error).__name__}: {error}.") from None
+    if file.read(1):
+        raise PipelineValueError(f"These {len(content)} bytes are no state: something follows the last array.")
+    return state
 
 
-def _without_arrays(value: Any, arrays: dict[str, numpy.ndarray]) -> Any:
+def _without_arrays(value: Any, arrays: list[numpy.ndarray]) -> Any:
     """Return the value with the number of an array in place of each, and put them there."""
     if isinstance(value, numpy.ndarray):
-        arrays[f"array_{len(arrays)}"] = value
-        return {"!ndarray": f"array_{len(arrays) - 1}"}
+        arrays.append(value)
+        return {"!ndarray": len(arrays) - 1}
     if isinstance(value, dict):
         return {key: _without_arrays(part, arrays) for key, part in value.items()}
     if isinstance(value, list):
@@ -215,7 +220,7 @@ def _without_arrays(value: Any, arrays: dict[str, numpy.ndarray]) -> Any:
     return value
 
 
-def _with_arrays(value: Any, arrays: Mapping[str, numpy.ndarray]) -> Any:
+def _with_arrays(value: Any, arrays: Sequence[numpy.ndarray]) -> Any:
     if isinstance(value, list):
         return [_with_arrays(part, arrays) for part in value]
     if not isinstance(value, dict):
