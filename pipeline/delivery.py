@@ -2,12 +2,34 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from pipeline.documents import Document, Sink, safe_key
 from pipeline.errors import PipelineValueError
+from pipeline.report import SinkReport
 
 logger = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A sink that can go on with a run in the middle: the ledger."""
+
+    def mark(self, uid: str) -> Document:
+        """Return how far the run is."""
+        ...
+
+    def resume(self, uid: str, mark: Document) -> None:
+        """Go on from there."""
+        ...
+
+    def documents(self, uid: str, mark: Document) -> list[tuple[str, Document]]:
+        """Return the documents up to there."""
+        ...
+
+    def let_go(self, uid: str) -> None:
+        """Leave the run as it is."""
+        ...
 
 
 class Outlet:
@@ -21,6 +43,17 @@ class Outlet:
         """Return what a sink with a queue of its own tells of a run, or of its server."""
         faults = getattr(self.sink, "faults", None) or {}
         return faults.get(uid) or faults.get("server") or ""
+
+    def report(self) -> SinkReport:
+        """Return how many documents wait for the sink, how many it has dropped, and what is wrong with it."""
+        faults = getattr(self.sink, "faults", None) or {}
+        waiting = getattr(self.sink, "n_come", 0) - getattr(self.sink, "n_done", 0)
+        return {
+            "waiting": waiting,
+            "dropped": getattr(self.sink, "n_dropped", 0),
+            "faults": len(faults),
+            "outage": getattr(self.sink, "trouble", "") or faults.get("server", ""),
+        }
 
     def ask(self, method: str, timeout: float | None) -> None:
         """Call `flush` or the like, if the sink has it; a fault there is the sink's."""
@@ -73,7 +106,7 @@ class Delivery:
 
     def state(self) -> Document | None:
         """Return how far the sinks are, as JSON values; None if none of them can tell."""
-        marks = {outlet.name: outlet.sink.mark(self._uid) for outlet in self._outlets if hasattr(outlet.sink, "mark")}
+        marks = {name: sink.mark(self._uid) for name, sink in self._resumable()}
         return {"uid": self._uid, "marks": marks, "faults": dict(self._faults)} if marks else None
 
     def resume(self, state: Mapping[str, Any]) -> None:
@@ -86,19 +119,24 @@ class Delivery:
         """
         self._uid, self._faults = state["uid"], dict(state["faults"])
         marks = state["marks"]
-        able = [outlet for outlet in self._outlets if hasattr(outlet.sink, "mark")]
-        if {outlet.name for outlet in able} != marks.keys():
-            raise PipelineValueError(f"Run {self._uid}: wanted the sinks {sorted(marks)}.")
-        for outlet in able:
-            outlet.sink.resume(self._uid, marks[outlet.name])
-        others = Delivery([outlet for outlet in self._outlets if outlet not in able])
+        able = self._resumable()
+        if {name for name, _ in able} != marks.keys():
+            raise PipelineValueError(
+                f"Run {self._uid}: wanted the sinks {sorted(marks)}, there are {sorted(name for name, _ in able)}."
+            )
+        for name, sink in able:
+            sink.resume(self._uid, marks[name])
+        others = Delivery([outlet for outlet in self._outlets if not isinstance(outlet.sink, Resumable)])
         if others._sinks:
-            for name, doc in able[0].sink.documents(self._uid, marks[able[0].name]):
+            first, ledger = able[0]
+            for name, doc in ledger.documents(self._uid, marks[first]):
                 others(name, doc)
             self._faults |= others._faults
 
+    def _resumable(self) -> list[tuple[str, Resumable]]:
+        return [(outlet.name, outlet.sink) for outlet in self._outlets if isinstance(outlet.sink, Resumable)]
+
     def let_go(self) -> None:
         """Have the sinks that can do so let the run go, as it is."""
-        for outlet in self._outlets:
-            if hasattr(outlet.sink, "let_go"):
-                outlet.sink.let_go(self._uid)
+        for _, sink in self._resumable():
+            sink.let_go(self._uid)

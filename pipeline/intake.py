@@ -55,6 +55,11 @@ class Intake:
         self._n_parked = 0
         self.n_taken = self.n_duplicates = self.n_superseded = self.n_retaken = self.n_missing = 0
 
+    @property
+    def n_seen(self) -> int:
+        """The last `seq_num` whose turn has come, taken or missing."""
+        return self._next - 1
+
     def event(self, doc: Document) -> None:
         """Take in one event."""
         self._event(doc)

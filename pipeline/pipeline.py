@@ -15,7 +15,9 @@ from pipeline.documents import Document, Sink
 from pipeline.errors import PipelineKeyError, PipelineValueError, near
 from pipeline.node import Node
 from pipeline.plans import Plans
+from pipeline.progress import Progress
 from pipeline.raw_run import RawRun
+from pipeline.report import NodeReport, SinkReport
 from pipeline.results import Results
 from pipeline.state import unpack
 from pipeline.stream_sink import StreamSink
@@ -84,6 +86,7 @@ class Pipeline:
         self.timeout = timeout
         self.fresh = fresh
         self.counts: Counter[str] = Counter()
+        self._progress = {node.name: Progress(node) for node in nodes}
         self._results = Results([node.name for node in nodes])
         self.plans = Plans(self, self._results)
         self._sinks: dict[int, Outlet] = {}
@@ -228,7 +231,9 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001 - contained, told by the analysis run itself
             wanted, fault = True, error
         if not wanted:
+            self._progress[node.name].pass_by(doc)
             return None
+        self._progress[node.name].begin()
         emit = Delivery(list(self._sinks.values()))
         try:
             work = node.begin(doc, emit, str(uuid.uuid4()) if self.fresh else None)
@@ -314,12 +319,34 @@ class Pipeline:
     def _forget(self, run: "RawRun") -> None:
         self.counts["duplicate_events"] += sum(work.intake.n_duplicates for work in run.works)
         self.counts["faults"] += sum(bool(work.reason) for work in run.works)
+        for work in run.works:
+            if work.is_over:
+                self._progress[work.name].end(work)
         self._results.end(run.uid)
         del self._runs[run.uid]
         for uid in run.owned:
             del self._owners[uid]
             self._remember(uid, "over")
         self._remember(run.uid, "over")
+
+    def report(self) -> dict[str, NodeReport]:
+        """Return, by node, how many runs it has begun with and ended, how many failed, and why nothing came out."""
+        with self._lock:
+            return {name: self._node_report(progress) for name, progress in self._progress.items()}
+
+    def sinks_report(self) -> dict[str, SinkReport]:
+        """Return, by sink, how many documents wait for it, were dropped, and what is wrong with it."""
+        return {outlet.name: outlet.report() for outlet in list(self._sinks.values())}
+
+    def _node_report(self, progress: Progress) -> NodeReport:
+        works = [work for run in self._runs.values() for work in run.works if work.name == progress.node.name]
+        return {
+            "begun": progress.n_begun,
+            "ended": progress.n_ended,
+            "faults": progress.n_faults + sum(bool(work.reason) for work in works),
+            "events": progress.n_events + sum(work.intake.n_taken for work in works),
+            "why": progress.why(works),
+        }
 
     # restarts --------------------------------------------------------------------------------------------------
 
@@ -364,6 +391,15 @@ class Pipeline:
             self._owners |= dict.fromkeys(run.owned, run)
             for work in run.works:
                 self._results.begin(run.uid, work.name, work)
+
+    def works(self, run: str) -> list[Work]:
+        """Return the analyses at work on a raw run; none if it is not open."""
+        return list(self._runs[run].works) if run in self._runs else []
+
+    def abandon(self, run: str) -> None:
+        """Close a raw run that is open as `abort`: its stop document never came."""
+        with self._lock:
+            self._abandon([self._runs[run]] if run in self._runs else [])
 
     @property
     def open_runs(self) -> list[str]:

@@ -2,13 +2,355 @@
 
 import logging
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
 
+from pipeline.documents import Document
+from pipeline.errors import PipelineError, PipelineOSError, PipelineValueError
+from pipeline.open_run import OpenRun
+from pipeline.open_runs import OpenRuns, ReadAgain
 from pipeline.pipeline import Pipeline
+from pipeline.report import Report
+from pipeline.reporter import Reporter
+from pipeline.sinks.jsonl import JSONLSink
+from pipeline.sources.position import Index, Item, PositionedSource
+from pipeline.state import state_from_bytes, state_to_bytes
+from pipeline.state_store import LaneLost, StateStore, StoredRun
 
 logger = logging.getLogger(__name__)
+
+TURN_SECONDS = 0.2  # a source is waited for no longer: so soon a service ends when it is told to
+HOUSE_SECONDS = 0.5  # between two looks at requests, snapshots due and what waits
+SNAPSHOT_SHARE = 0.1  # of the time at most goes into snapshots
+GROUPS = "groups"
+
+
+class Gaps(Protocol):
+    """Whoever can tell what is missing of a raw run: `pipeline.sources.Refill`."""
+
+    def events_of(self, uid: str, stream: str, seq_nums: Collection[int]) -> Sequence[Document]:
+        """Return events, as far as they are known: each its `seq_num`, `time`, `data` and `timestamps`."""
+        ...
+
+
+class Service:
+    """Feed a pipeline from a source that can be read again, so that nothing is lost and nothing is doubled.
+
+    Open runs are stored every few seconds (how far each reduction, each stream and the ledger are), together with the
+    positions of the source that they cover; these are committed after that. So a process that is killed goes on, when
+    it is started again, with the same analysis runs, to the same bytes. A run ends when every event that its stop
+    document tells of has come; until then it is parked, and told. What cannot be read parks its run and nothing else.
+
+    When the disk or the ledger refuses, everything goes back to what is stored, and is tried again until it works.
+
+    Parameters
+    ----------
+    pipeline
+        One of its sinks is the ledger, a `JSONLSink`.
+    source
+        Where documents come from.
+    state
+        The file that open runs are stored in; by default `.state/state.db` in the ledger's directory.
+    snapshot_seconds
+        How often open runs are stored; less often if it takes more than a tenth of the time.
+    hold_seconds
+        How long a document waits for its start or its descriptor.
+    patience
+        After how many seconds a parked run is given up by itself; None: never.
+    timeout
+        After how many seconds without a document an open run is closed as `abort`; None: never.
+    max_open
+        How many open runs are kept in memory; the others are on disk until something of them comes.
+    refill
+        Asked for events that are missing.
+
+    Attributes
+    ----------
+    runs
+        What is open.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        source: PositionedSource,
+        state: str | Path | None = None,
+        *,
+        snapshot_seconds: float = 5.0,
+        hold_seconds: float = 30.0,
+        patience: float | None = None,
+        timeout: float | None = None,
+        max_open: int = 200,
+        refill: Gaps | None = None,
+    ) -> None:
+        self._ledger = _ledger_of(pipeline)
+        self._source = source
+        self._store = StateStore(state or self._ledger.directory / ".state" / "state.db")
+        self._snapshot_seconds, self._hold_seconds = snapshot_seconds, hold_seconds
+        self._patience, self._timeout, self._max_open = patience, timeout, max_open
+        self._refill = refill
+        self.runs = OpenRuns(pipeline, self._store)
+        self._restore_groups(pipeline)
+        self._taken: dict[str, Index | None] = {}  # lane -> up to where everything was taken in
+        self._committed: dict[str, Index] = {}
+        self._stopping = threading.Event()
+        self._delay = 0.5  # before the next try, when the disk refuses
+        self._house_due = self._snapshot_due = 0.0
+        self._reporter = Reporter(self.runs, self._store, source)
+
+    # the loop --------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Take in what comes until the source ends, or `stop` is called; then store what is open, and let it go."""
+        self._open()
+        try:
+            while not (self._stopping.is_set() or self._source.ended):
+                self._turn()
+            if self._source.ended and getattr(self._source, "is_stored", False):
+                self._finish()
+        finally:
+            self._end()
+
+    def stop(self) -> None:
+        """End `run`, from any thread or a signal handler: what is open is stored, and goes on next time."""
+        self._stopping.set()
+
+    def _open(self) -> None:
+        self._committed = self._store.positions()
+        self._source.open(dict(self._committed), self._lose)
+
+    def _turn(self) -> None:
+        try:
+            self._take_in(self._source.read(TURN_SECONDS))
+            self._keep_house()
+        except LaneLost as error:
+            logger.warning("%s", error)
+            self._forget()
+            self._source.close()
+            self._open()
+        except OSError as error:
+            self._recover(error)
+
+    def _take_in(self, items: Sequence[Item]) -> None:
+        again: set[str] = set()  # lanes that are read again: what is left of them comes once more
+        for item in items:
+            if item.position.lane not in again:
+                self._take(item, again)
+            if self._ledger.trouble:
+                raise PipelineOSError(self._ledger.trouble)
+        self._reporter.has_read(items)
+
+    def _take(self, item: Item, again: set[str]) -> None:
+        lane, index = item.position
+        if lane not in self._taken:
+            self._claim(lane, index)
+        try:
+            self.runs.take(item, self._taken[lane])
+        except ReadAgain as error:
+            self._read_again(error.run)
+            again.add(error.run.lane)
+            return
+        self._taken[lane] = index
+
+    def _claim(self, lane: str, first: Index) -> None:
+        self._store.claim(lane)
+        committed = self._store.positions().get(lane)
+        self._taken[lane] = committed if committed is not None and committed < first else None
+
+    def _read_again(self, run: StoredRun) -> None:
+        """Have a run read again from its start, if that is still there; if not, park it."""
+        parked = ""
+        if not self._source.rewind(run.lane, run.before):
+            parked = f"it cannot be gone on with, and {self._source.name} no longer has its start"
+            logger.error("Run %s is parked: %s.", run.uid, parked, extra={"run": run.uid})
+        elif run.lane in self._taken:
+            self._taken[run.lane] = run.before
+        self._store.save({}, [run._replace(snapshot=None, parked=parked)])
+
+    # troubles --------------------------------------------------------------------------------------------------
+
+    def _recover(self, error: Exception) -> None:
+        """Go back to what is stored, and begin again from there when that can be written to."""
+        logger.error("What came cannot be kept, and is read again: %s", error)
+        self._forget()
+        self._source.close()
+        while not self._stopping.wait(self._delay):
+            self._delay = min(2 * self._delay, 30.0)
+            self._reporter.cannot(f"what comes cannot be kept: {error}")
+            if _can_write(self._ledger.directory):
+                break
+        self._ledger.trouble = ""
+        self._open()
+
+    def _lose(self, lanes: Collection[str]) -> None:
+        """Store what is of these lanes, which go to another process, and forget it."""
+        with suppress(PipelineError):
+            self.checkpoint()
+        self._forget(lanes)
+
+    def _forget(self, lanes: Collection[str] | None = None) -> None:
+        self.runs.forget(lanes)
+        for lane in list(self._taken) if lanes is None else lanes:
+            self._taken.pop(lane, None)
+        if lanes is None:
+            self.runs.ended.clear()
+
+    # snapshots -------------------------------------------------------------------------------------------------
+
+    def checkpoint(self) -> None:
+        """Store what is open, after the ledger; commit what that covers, after both.
+
+        Raises
+        ------
+        PipelineOSError
+            If it cannot be stored.
+        LaneLost
+            If a lane is another process's by now.
+        """
+        began = time.monotonic()
+        stored = {run.uid: run.stored() for run in self.runs.runs.values() if run.is_dirty}
+        positions = self._covered(stored)
+        self._ledger.flush()
+        self._store.save(positions, stored.values(), self.runs.ended, self.runs.poison, self._groups())
+        self._source.commit(positions)
+        for uid, each in stored.items():
+            self.runs.runs[uid].has_stored(each)
+        self._committed |= positions
+        self.runs.ended.clear()
+        self.runs.poison.clear()
+        self.runs.evict(self._max_open)
+        seconds = time.monotonic() - began
+        self._snapshot_due = time.monotonic() + max(self._snapshot_seconds, seconds / SNAPSHOT_SHARE)
+        self._reporter.has_stored(len(stored), seconds)
+        self._delay = 0.5
+
+    def _covered(self, stored: dict[str, StoredRun]) -> dict[str, Index]:
+        """Return up to where everything is taken in or stored, by lane, where that has moved on."""
+        open_ends = self.runs.waiting.positions()
+        for run in self.runs.runs.values():
+            is_covered = stored[run.uid].snapshot is not None if run.uid in stored else run.is_covered
+            if not is_covered:
+                open_ends.append((run.lane, run.before))
+        covered: dict[str, Index] = {}
+        for lane, taken in self._taken.items():
+            ends = [taken, *(before for of, before in open_ends if of == lane)]
+            known = [end for end in ends if end is not None]
+            if len(known) == len(ends) and (lane not in self._committed or min(known) > self._committed[lane]):
+                covered[lane] = min(known)
+        return covered
+
+    def _groups(self) -> dict[str, bytes]:
+        groups = self.runs.pipelines[-1].groups_state()
+        return {GROUPS: state_to_bytes(groups)} if groups else {}
+
+    def _restore_groups(self, pipeline: Pipeline) -> None:
+        stored = self._store.note(GROUPS)
+        if stored is not None:
+            pipeline.restore_groups(state_from_bytes(stored))
+
+    # the house -------------------------------------------------------------------------------------------------
+
+    def _keep_house(self) -> None:
+        now = time.monotonic()
+        if now >= self._house_due:
+            self._house_due = now + HOUSE_SECONDS
+            for uid in self.runs.waiting.overdue(self._hold_seconds):
+                self.runs.leave_out(uid)
+            self._give_up_late()
+            self._do_requests()
+            self._reporter.tell()
+        if now >= self._snapshot_due or len(self.runs.runs) > 2 * self._max_open:
+            self.checkpoint()
+
+    def _give_up_late(self) -> None:
+        for run in [run for run in self.runs.runs.values() if run.parked]:
+            self._fill(run)
+        for seconds, parked in ((self._patience, True), (self._timeout, False)):
+            if seconds is not None:
+                self._give_up_silent(seconds, parked)
+
+    def _give_up_silent(self, seconds: float, parked: bool) -> None:
+        for uid in self._store.silent(time.time() - seconds, parked):
+            if self._is_mine(uid) and not self._is_stirring(uid, seconds):
+                self._do("give-up", uid)
+
+    def _is_stirring(self, uid: str, seconds: float) -> bool:
+        """Tell whether something of a run has come since it was stored."""
+        return uid in self.runs.runs and time.time() - self.runs.runs[uid].last < seconds
+
+    def _fill(self, run: OpenRun) -> None:
+        """Ask whoever knows for the events that a parked run lacks, once for each stop document."""
+        if self._refill is None or run.stop is None or run.was_filled:
+            return
+        run.was_filled = True
+        for stream, gaps in run.completeness.gaps(run.stop).items():
+            descriptor = run.completeness.descriptor_of(stream)
+            if descriptor is not None:
+                seq_nums = [n for first, last in gaps for n in range(first, min(last, first + 100_000) + 1)]
+                for event in self._refill.events_of(run.uid, stream, seq_nums):
+                    run.fill(stream, descriptor, event)
+        self.runs.settle(run)
+
+    def _do_requests(self) -> None:
+        for number, verb, uid in self._store.requests():
+            if self._is_mine(uid):
+                self._do(verb, uid)
+                self._store.done(number)
+
+    def _is_mine(self, uid: str) -> bool:
+        stored = self._store.run(uid)
+        return uid in self.runs.runs or stored is None or stored.lane in self._taken or not self._taken
+
+    def _do(self, verb: str, uid: str) -> None:
+        try:
+            run = self.runs.find(uid)
+        except ReadAgain as error:
+            self._read_again(error.run)
+            return
+        if run is None:
+            logger.warning("Request %s %s: there is no such run that could go on; its entry is removed.", verb, uid)
+            self.runs.drop_stored(uid)
+        elif verb == "give-up":
+            self.runs.give_up(run)
+        else:
+            run.spoiled.clear()
+            run.was_filled = False
+            self._fill(run)
+            if run.uid in self.runs.runs:
+                self.runs.settle(run)
+
+    # ends ------------------------------------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        """End what is left of stored runs, of which no more will come."""
+        for uid in self.runs.waiting.overdue(0.0):
+            self.runs.leave_out(uid)
+        for run in list(self.runs.runs.values()):
+            self.runs.give_up(run)
+
+    def _end(self) -> None:
+        try:
+            self.checkpoint()
+        except (PipelineError, OSError) as error:
+            logger.error("What is open cannot be stored, and is read again next time: %s", error)
+        self._forget()
+        self._source.close()
+        self._store.close()
+        close_sinks(self.runs.pipelines[-1])
+
+    def reload(self, pipeline: Pipeline) -> None:
+        """Use another pipeline for the runs that begin from now on; its sinks are to be those of the first."""
+        if pipeline.sinks != self.runs.pipelines[-1].sinks:
+            raise PipelineValueError("A service goes on with the sinks that it has; wanted a pipeline with these.")
+        self.runs.pipelines.append(pipeline)
+
+    def report(self) -> Report:
+        """Return what there is to tell, as of half a second ago at most."""
+        return self._reporter.report
 
 
 def serve(pipeline: Pipeline, source: Any) -> None:
@@ -34,7 +376,7 @@ def serve(pipeline: Pipeline, source: Any) -> None:
     try:
         if hasattr(source, "subscribe"):
             source.subscribe(pipeline)
-            with _stopped_by_signals(source):
+            with stopped_by_signals(source.stop):
                 source.start()
         else:
             pipeline.replay(source)
@@ -55,11 +397,31 @@ def close_sinks(pipeline: Pipeline) -> None:
 
 
 @contextmanager
-def _stopped_by_signals(source: Any) -> Iterator[None]:
-    """Let SIGINT and SIGTERM stop the source, so that what came is still stored."""
-    kept = {each: signal.signal(each, lambda *_: source.stop()) for each in (signal.SIGINT, signal.SIGTERM)}
+def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Let SIGINT and SIGTERM call this, so that what came is still stored."""
+    kept = {each: signal.signal(each, lambda *_: stop()) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         for each, handler in kept.items():
             signal.signal(each, handler)
+
+
+def _ledger_of(pipeline: Pipeline) -> JSONLSink:
+    ledgers = [sink for sink in pipeline.sinks if isinstance(sink, JSONLSink)]
+    if len(ledgers) != 1:
+        raise PipelineValueError(
+            f"A service has its results in a ledger; wanted one JSONLSink, there are {len(ledgers)}."
+        )
+    return ledgers[0]
+
+
+def _can_write(directory: Path) -> bool:
+    """Tell whether a file of a megabyte can be written there."""
+    probe = directory / ".state" / "probe"
+    try:
+        probe.write_bytes(bytes(1 << 20))
+        probe.unlink()
+    except OSError:
+        return False
+    return True

@@ -66,6 +66,7 @@ class Work:
         self._streams_seen: list[str] = []
         self._descriptors: set[str] = set()  # uids of the descriptors of our stream
         self._data_keys: dict[str, Document] = {}
+        self._expected = 0  # events of our stream, as the stop document tells
         self._before = Total()  # of a group of runs
         self._add: Callable[[Document, Sequence[Reduction], int], None] | None = None
         self._arrays: dict[str, Any] = {}  # fields of arrays in the events -> their dtypes
@@ -284,6 +285,8 @@ class Work:
     # the end ---------------------------------------------------------------------------------------------------
 
     def _stop(self, doc: Document) -> None:
+        n_events = (doc.get("num_events") or {}).get(self.stream)
+        self._expected = n_events if isinstance(n_events, int) else 0
         self.close(doc.get("exit_status", "success"), doc.get("reason") or "", doc["time"])
 
     def abandon(self) -> None:
@@ -335,6 +338,18 @@ class Work:
                 data |= output.results(total.reductions, state.last)
         about = (self.name, self._raw["uid"], self.uid)
         return AnalysisResult(data, *about, total.n_events, state.last.seq_num, is_final=self.is_over)
+
+    @property
+    def needs(self) -> str:
+        """What has to come before anything goes out, in words; nothing if something has."""
+        run = f"run {self._raw['uid']}"
+        if not self._descriptors:
+            return f"{run} has streams {self._streams_seen}, and no {self.stream!r} yet"
+        if not self._history.state.n_events:
+            return f"stream {self.stream!r} of {run} has no events yet"
+        if not self._builder.streams and not self.is_over and (self._events or self._running):
+            return f"of {self._history.state.n_events} events of {run} the reductions know nothing yet"
+        return ""
 
     # states ----------------------------------------------------------------------------------------------------
 
@@ -408,7 +423,7 @@ class Work:
             "n_raw": intake.n_taken + intake.n_superseded,
             "n_superseded": intake.n_superseded,
             "n_retaken": intake.n_retaken,
-            "n_missing": intake.n_missing,
+            "n_missing": intake.n_missing + max(0, self._expected - intake.n_seen),
             "n_skipped": self._history.state.n_skipped,
         }
 

@@ -41,6 +41,11 @@ class JSONLSink:
     directory
         Made if it is not there. No file is written anywhere else, whatever the uid.
 
+    Attributes
+    ----------
+    trouble
+        What the disk refused last; empty while nothing was refused.
+
     Raises
     ------
     PipelineValueError
@@ -67,6 +72,7 @@ class JSONLSink:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closed = False
+        self.trouble = ""
         threading.Thread(target=self._sync_often, name="sync of the ledger", daemon=True).start()
 
     @staticmethod
@@ -80,6 +86,13 @@ class JSONLSink:
 
     def __call__(self, name: str, doc: Document) -> None:
         """Write one document."""
+        try:
+            self._write(name, doc)
+        except OSError as error:
+            self.trouble = str(error)
+            raise
+
+    def _write(self, name: str, doc: Document) -> None:
         line = dumps(name, doc)
         if name == "start":
             self._open(doc)
@@ -133,7 +146,6 @@ class JSONLSink:
         """Close the file of a run that is open, as it is."""
         with self._lock:
             if uid in self._files:
-                self._files[uid].sync()
                 self._forget(self._files[uid])
 
     def documents(self, uid: str, mark: Document) -> list[tuple[str, Document]]:

@@ -92,8 +92,11 @@ class PositionedSource(Protocol):
         """Return what comes next, in order within each lane; nothing if nothing comes within `timeout` seconds."""
         ...
 
-    def rewind(self, lane: str, index: Index) -> bool:
-        """Go back, so that the next item of this lane is the one behind `index`; False if that is gone."""
+    def rewind(self, lane: str, index: Index | None) -> bool:
+        """Go back, so that the next item of this lane is the one behind `index`; False if that is gone.
+
+        None stands for what is before the first item of the lane.
+        """
         ...
 
     def commit(self, positions: Mapping[str, Index]) -> None:

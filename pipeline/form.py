@@ -1,0 +1,123 @@
+"""Whether a document has the form that all who read it count on."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pipeline.documents import Document
+
+MAX_SPAN = 10_000_000  # events that one stream_datum may tell of
+
+
+def malformed(name: str, doc: Document) -> str:
+    """Return what is wrong with the form of a document, in words; nothing if it will do.
+
+    It is what a reader counts on, and costs a microsecond; event-model's schema asks for more, and takes a hundred.
+
+    >>> malformed("event", {"uid": "e", "descriptor": "d", "seq_num": "1", "time": 0.0, "data": {}, "timestamps": {}})
+    "event['seq_num']: wanted an integer from 0 on, there is '1'"
+    """
+    form = _FORMS.get(name)
+    if form is None:
+        return f"there is no kind of document called {name!r}"
+    for key, (test, wanted) in form.items():
+        if key not in doc:
+            return f"{name} has no {key!r}; wanted {wanted}"
+        if not test(doc[key]):
+            return f"{name}[{key!r}]: wanted {wanted}, there is {_short(doc[key])}"
+    return _uneven(doc) if name == "event_page" else _undescribed(doc) if name == "descriptor" else ""
+
+
+def refers_to(name: str, doc: Document) -> str:
+    """Return the uid that tells which run a document is of: its run's, its descriptor's or its resource's.
+
+    >>> refers_to("event", {"uid": "e", "descriptor": "d"}), refers_to("stop", {"run_start": "a"})
+    ('d', 'a')
+    """
+    if name == "start":
+        return doc["uid"]
+    return doc.get("run_start") or doc.get("descriptor") or doc.get("stream_resource") or doc.get("resource") or ""
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+
+
+def _is_span(value: Any) -> bool:
+    is_mapping = isinstance(value, Mapping) and _is_count(value.get("start")) and _is_count(value.get("stop"))
+    return is_mapping and value["start"] <= value["stop"] <= value["start"] + MAX_SPAN
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _are_columns(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(hasattr(column, "__len__") for column in value.values())
+
+
+def _list_of(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list | tuple) and all(map(test, value))
+
+
+_TEXT = _is_text, "text"
+_NUMBER = _is_number, "a number"
+_MAPPING = _is_mapping, "a mapping"
+_FORMS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
+    "start": {"uid": _TEXT, "time": _NUMBER},
+    "descriptor": {"uid": _TEXT, "run_start": _TEXT, "time": _NUMBER, "data_keys": _MAPPING, "name": _TEXT},
+    "event": {
+        "uid": _TEXT,
+        "descriptor": _TEXT,
+        "seq_num": (_is_count, "an integer from 0 on"),
+        "time": _NUMBER,
+        "data": _MAPPING,
+        "timestamps": _MAPPING,
+    },
+    "event_page": {
+        "uid": (_list_of(_is_text), "a list of texts"),
+        "descriptor": _TEXT,
+        "seq_num": (_list_of(_is_count), "a list of integers from 0 on"),
+        "time": (_list_of(_is_number), "a list of numbers"),
+        "data": (_are_columns, "columns"),
+        "timestamps": (_are_columns, "columns"),
+    },
+    "resource": {"uid": _TEXT, "resource_path": _TEXT},
+    "datum": {"datum_id": _TEXT, "resource": _TEXT},
+    "datum_page": {"datum_id": (_list_of(_is_text), "a list of texts"), "resource": _TEXT},
+    "stream_resource": {"uid": _TEXT, "data_key": _TEXT},
+    "stream_datum": {"uid": _TEXT, "descriptor": _TEXT, "stream_resource": _TEXT, "seq_nums": (_is_span, "a span")},
+    "stop": {"run_start": _TEXT, "time": _NUMBER, "exit_status": _TEXT},
+}
+
+
+def _uneven(page: Document) -> str:
+    """Say which column of a page is of another length."""
+    n = len(page["seq_num"])
+    columns = {key: page[key] for key in ("uid", "time")}
+    columns |= {f"{what}[{key!r}]": column for what in ("data", "timestamps") for key, column in page[what].items()}
+    odd = next((key for key, column in columns.items() if len(column) != n), None)
+    return f"event_page {odd}: wanted {n} rows, there are {len(columns[odd])}" if odd else ""
+
+
+def _undescribed(descriptor: Document) -> str:
+    """Say which data key is none."""
+    for key, data_key in descriptor["data_keys"].items():
+        if not isinstance(data_key, Mapping) or not isinstance(data_key.get("dtype"), str):
+            return f"descriptor['data_keys'][{key!r}]: wanted a mapping with a dtype, there is {_short(data_key)}"
+        shape = data_key.get("shape", [])
+        if not isinstance(shape, list | tuple) or not all(n is None or _is_count(n) for n in shape):
+            return f"descriptor['data_keys'][{key!r}]: wanted a shape of sizes, there is {_short(shape)}"
+    return ""
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

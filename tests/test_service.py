@@ -1,0 +1,254 @@
+"""A service takes in each document once, whatever comes, and says what it could not."""
+
+import logging
+import random
+
+import pytest
+from lanes import Lanes, bad
+
+from pipeline import Node, Pipeline
+from pipeline.errors import PipelineValueError
+from pipeline.reductions import Mean, PeakStatistics, Statistics
+from pipeline.service import Service
+from pipeline.sinks import JSONLSink
+from pipeline.sources import read_jsonl
+from pipeline.state_store import LaneLost
+from pipeline.testing import make_run
+
+
+def nodes():
+    return [Node("peak", PeakStatistics("x", "y"), every=3), Node("mean", Mean("y"))]
+
+
+def raw_run(uid, n=8, **metadata):
+    return make_run({"x": [float(i) for i in range(n)], "y": [float(i * i % 7) for i in range(n)]}, uid=uid, **metadata)
+
+
+def uid_of(run):
+    return run[0][1]["uid"]
+
+
+def ledger_bytes(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.jsonl")}
+
+
+def replayed(runs, folder):
+    with JSONLSink(folder) as ledger:
+        for run in runs:
+            Pipeline(nodes(), [ledger]).replay(run)
+    return ledger_bytes(folder)
+
+
+def service(source, folder, pipeline=None, **options):
+    return Service(pipeline or Pipeline(nodes(), [JSONLSink(folder)]), source, **options)
+
+
+def served(source, folder, **options):
+    one = service(source, folder, **options)
+    one.run()
+    return one
+
+
+def stops(folder):
+    """The stop documents of all analysis runs, by node and raw run."""
+    found = {}
+    for path in folder.glob("*.jsonl"):
+        documents = list(read_jsonl(path))
+        start, stop = documents[0][1], documents[-1][1]
+        if documents[-1][0] == "stop":
+            found[start["analysis"]["node"], start["original_run_uid"]] = stop
+    return found
+
+
+def test_what_it_makes_is_what_a_replay_makes(tmp_path):
+    runs = [raw_run("a"), raw_run("b")]
+    mixed = [item for pair in zip(*runs, strict=True) for item in pair]
+
+    served(Lanes(one=mixed), tmp_path / "served")
+
+    assert ledger_bytes(tmp_path / "served") == replayed(runs, tmp_path / "replayed")
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_any_order_gives_the_same(seed, tmp_path):
+    run = raw_run("a", 12)
+    shuffled = random.Random(seed).sample(run, len(run))
+
+    served(Lanes(one=shuffled), tmp_path / "served")
+
+    assert ledger_bytes(tmp_path / "served") == replayed([run], tmp_path / "replayed")
+
+
+def test_what_comes_twice_counts_once(tmp_path):
+    run = raw_run("a")
+    twice = [item for item in run for _ in range(2)] + run
+
+    one = served(Lanes(one=twice), tmp_path / "served")
+
+    assert ledger_bytes(tmp_path / "served") == replayed([run], tmp_path / "replayed")
+    assert one.runs.counts["runs"] == 1
+
+
+def test_a_gap_parks_the_run_until_it_is_filled(tmp_path):
+    run = raw_run("a")
+    lacking = [*run[:4], *run[5:]]
+
+    first = Lanes(one=lacking)
+    served(first, tmp_path)
+    assert stops(tmp_path) == {}
+    store = service(first, tmp_path)._store
+    assert [each.parked for each in store.runs()] == ["stream 'primary' lacks 1 of 8 events: seq_num 3"]
+
+    late = Lanes(one=[*lacking, run[4]])
+    late.committed = first.committed
+    served(late, tmp_path)
+    assert ledger_bytes(tmp_path) == replayed([run], tmp_path / "replayed")
+
+
+def test_a_parked_run_can_be_given_up(tmp_path):
+    run = raw_run("a")
+    source = Lanes(one=[*run[:4], *run[5:]])
+    served(source, tmp_path)
+    again = service(source, tmp_path)
+    again._store.ask("give-up", uid_of(run))
+
+    again.run()
+
+    counts = stops(tmp_path)["mean", uid_of(run)]["analysis"]
+    assert (counts["n_raw"], counts["n_missing"]) == (7, 1)
+
+
+def test_events_missing_at_the_end_are_counted_too(tmp_path):
+    run = raw_run("a")
+    source = Lanes(one=[*run[:7], run[-1]])
+    again = service(source, tmp_path, patience=0.0, snapshot_seconds=0.0)
+    source.is_stored = True
+
+    again.run()
+
+    counts = stops(tmp_path)["mean", uid_of(run)]["analysis"]
+    assert (counts["n_raw"], counts["n_missing"]) == (5, 3)
+
+
+def test_what_cannot_be_read_parks_its_run_and_nothing_else(tmp_path, caplog):
+    good, spoiled = raw_run("good"), raw_run("spoiled")
+    malformed = {**spoiled[3][1], "seq_num": "two"}
+    items = [*spoiled[:3], ("event", malformed), bad("no JSON", uid_of(spoiled)), *spoiled[3:], *good, bad("rubbish")]
+
+    one = service(Lanes(one=items), tmp_path)
+    with caplog.at_level(logging.CRITICAL):
+        one.run()
+
+    assert {raw for _, raw in stops(tmp_path)} == {uid_of(good)}
+    store = service(Lanes(), tmp_path)._store
+    assert [run.uid for run in store.runs()] == [uid_of(spoiled)]
+    assert store.runs()[0].parked == "event['seq_num']: wanted an integer from 0 on, there is 'two'"
+    assert [reason for _, _, reason in store.poison()][0] == "rubbish"
+    assert len(store.poison()) == 3
+
+
+def test_a_run_without_its_start_is_left_out_and_told(tmp_path):
+    headless, whole = raw_run("headless"), raw_run("whole")
+
+    one = served(Lanes(one=[*headless[2:], *whole]), tmp_path, hold_seconds=0.0, snapshot_seconds=0.0)
+
+    assert {raw for _, raw in stops(tmp_path)} == {uid_of(whole)}
+    told = " ".join(reason for _, _, reason in service(Lanes(), tmp_path)._store.poison())
+    assert "never came, which these refer to: 8 event" in told or one.runs.counts["left_out"] >= 8
+
+
+def test_stored_runs_without_a_stop_end_as_abort(tmp_path):
+    run = raw_run("a")
+    source = Lanes(one=run[:-1])
+    source.is_stored = True
+
+    served(source, tmp_path)
+
+    assert stops(tmp_path)["mean", uid_of(run)]["exit_status"] == "abort"
+
+
+def test_open_runs_go_on_after_a_restart_and_idle_ones_leave_the_memory(tmp_path):
+    runs = [raw_run(f"run-{i}") for i in range(12)]
+    halves = [item for run in runs for item in run[:5]] + [item for run in runs for item in run[5:]]
+    source = Lanes(one=halves, batch=5)
+
+    one = service(source, tmp_path / "served", max_open=2, snapshot_seconds=0.0)
+    one._snapshot_seconds = 0.0
+    most = []
+    evict = one.runs.evict
+    one.runs.evict = lambda n: (evict(n), most.append(len(one.runs.runs)))
+    one.run()
+
+    assert max(most) <= 2
+    assert ledger_bytes(tmp_path / "served") == replayed(runs, tmp_path / "replayed")
+
+
+def test_a_snapshot_that_cannot_be_used_has_its_run_read_again(tmp_path):
+    runs = [raw_run("a"), raw_run("b")]
+    mixed = [item for pair in zip(*runs, strict=True) for item in pair]
+    source = Lanes(one=mixed[:11])
+    served(source, tmp_path / "served")
+    for path in (tmp_path / "served").glob("*.jsonl"):
+        path.write_bytes(path.read_bytes()[:-50])
+
+    rest = Lanes(one=mixed)
+    rest.committed = source.committed
+    served(rest, tmp_path / "served")
+
+    assert ledger_bytes(tmp_path / "served") == replayed(runs, tmp_path / "replayed")
+
+
+def test_another_recipe_begins_the_run_anew(tmp_path):
+    run = raw_run("a")
+    source = Lanes(one=run[:5])
+    served(source, tmp_path)
+    rest = Lanes(one=run)
+    rest.committed = source.committed
+    other = Pipeline([Node("other", Statistics("y"))], [JSONLSink(tmp_path)])
+
+    service(rest, tmp_path, other).run()
+
+    assert stops(tmp_path)["other", uid_of(run)]["analysis"]["n_raw"] == 8
+
+
+def test_it_wants_a_ledger():
+    with pytest.raises(PipelineValueError, match="wanted one JSONLSink, there are 0"):
+        Service(Pipeline(nodes()), Lanes())
+
+
+def test_what_another_process_has_taken_over_counts_no_more(tmp_path):
+    run = raw_run("a")
+    source = Lanes(one=run, batch=3)
+    one = service(source, tmp_path / "served")
+    read, lost = source.read, []
+
+    def read_and_lose(timeout):
+        items = read(timeout)
+        if items and items[0].position.index == 3 and not lost:
+            lost.append(1)
+            service(Lanes(), tmp_path / "served")._store.claim("one")
+        return items
+
+    source.read = read_and_lose
+    one.run()
+
+    source.read = read
+    assert ledger_bytes(tmp_path / "served") == replayed([run], tmp_path / "replayed")
+
+
+def test_what_was_lost_to_another_process_is_not_committed(tmp_path):
+    run = raw_run("a")
+    source = Lanes(one=run, batch=3)
+    one = service(source, tmp_path / "served")
+    other = service(Lanes(), tmp_path / "served")
+    one._open()
+    one._turn()
+    other._store.claim("one")
+    one._take_in(source.read(0))
+
+    with pytest.raises(LaneLost, match="another process's"):
+        one.checkpoint()
+    assert source.committed == {"one": 2}
+    one._end()
+    served(Lanes(one=run), tmp_path / "served")
+    assert ledger_bytes(tmp_path / "served") == replayed([run], tmp_path / "replayed")
