@@ -5,14 +5,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipeline import reductions
-from pipeline.component import Component, Shelf, component, function
+from pipeline.component import Component, Shelf, component, function, shown
 from pipeline.errors import ConfigError, PipelineError, near
 from pipeline.group import GroupBy
 from pipeline.node import Node
 from pipeline.pipeline import Pipeline
+from pipeline.plain_yaml import PlainYAML, parse, with_line
 from pipeline.reductions.reduction import Reduction
 from pipeline.sinks.databroker import DatabrokerSink
 from pipeline.sinks.jsonl import JSONLSink
@@ -27,9 +26,12 @@ REDUCTIONS = Shelf(
     "reduction",
     {name: cls for name, cls in vars(reductions).items() if isinstance(cls, type) and cls not in NOT_NAMED},
     Reduction,
+    "bluesky_pipeline.reductions",
 )
-SINKS = Shelf("sink", {cls.__name__: cls for cls in (JSONLSink, TiledSink, DatabrokerSink)})
-SOURCES = Shelf("source", {"ZMQSource": ZMQSource, "read_jsonl": read_jsonl})
+SINKS = Shelf(
+    "sink", {cls.__name__: cls for cls in (JSONLSink, TiledSink, DatabrokerSink)}, group="bluesky_pipeline.sinks"
+)
+SOURCES = Shelf("source", {"ZMQSource": ZMQSource, "read_jsonl": read_jsonl}, group="bluesky_pipeline.sources")
 
 
 class Config:
@@ -84,52 +86,31 @@ def load(path: str | os.PathLike[str]) -> Config:
     Raises
     ------
     ConfigError
-        If anything is wrong: it names the file and the place, what was wanted and what there is.
+        If anything is wrong: it names the file, the line and the place, what was wanted and what there is.
 
     >>> load("configs/peak.yaml").nodes
     [Node('peak', PeakStatistics, Mean)]
     """
     text = _read(Path(path))
+    read = PlainYAML(None, {})
     try:
-        return _config(str(path), _parse(text))
+        read = parse(text)
+        return _config(str(path), read.data)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        line = read.line(str(error).partition(": ")[0])  # an error begins with its place
+        raise ConfigError(f"{path}: {with_line(str(error), line)}") from None
 
 
 def _read(path: Path) -> str:
     try:
-        if path.stat().st_size > MAX_SIZE:
-            raise ConfigError(f"{path}: wanted at most {MAX_SIZE} bytes, there are {path.stat().st_size}.")
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with open(path, "rb") as file:
+            content = file.read(MAX_SIZE + 1)
+        text = content.decode("utf-8")
+    except (OSError, ValueError) as error:  # a path with a NUL is a ValueError, and so is what is not UTF-8
         raise ConfigError(f"{path}: cannot be read: {error}.") from None
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML's plain data alone: no tags, no aliases (a few bytes of them make gigabytes), no key twice."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise ConfigError(f"line {self.peek_event().start_mark.line + 1}: YAML aliases (*name) are not read.")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = [key for key in keys if keys.count(key) > 1]
-        if twice:
-            raise ConfigError(f"line {node.start_mark.line + 1}: the key {twice[0]!r} stands twice.")
-        return super().construct_mapping(node, deep)
-
-
-def _parse(text: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader, stricter
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        raise ConfigError(f"{where}this is not YAML: {getattr(error, 'problem', None) or error}.") from None
-    except (RecursionError, TypeError, ValueError) as error:
-        raise ConfigError(f"this cannot be read: {error}.") from None
+    if len(content) > MAX_SIZE:
+        raise ConfigError(f"{path}: wanted at most {MAX_SIZE} bytes, there are more.")
+    return text
 
 
 def _config(path: str, data: Any) -> Config:
@@ -141,18 +122,22 @@ def _config(path: str, data: Any) -> Config:
     sinks = [component(spec, SINKS, f"sinks[{i}]", allowed) for i, spec in enumerate(_list(data, "sinks", object))]
     source = component(data["source"], SOURCES, "source", allowed) if "source" in data else None
     timeout = data.get("timeout")
-    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float)):
-        raise ConfigError(f"timeout: wanted seconds, there is {timeout!r}.")
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0):
+        raise ConfigError(f"timeout: wanted seconds, there is {shown(timeout)}.")
     _made(lambda: Pipeline(nodes), "nodes")
     return Config(path, nodes, sinks, source, timeout)
 
 
 def _node(spec: Any, place: str, allowed: list[str]) -> Node:
     spec = _mapping(spec, place, ("name", "when", "stream", "every", "reductions", "over", "flow"))
-    if not isinstance(spec.get("name"), str):
-        raise ConfigError(f"{place}.name: wanted text, there is {spec.get('name')!r}.")
+    if not isinstance(spec.get("name"), str) or not spec["name"].strip():
+        raise ConfigError(f"{place}.name: wanted text, there is {shown(spec.get('name'))}.")
     if "when" in spec:
         _mapping(spec["when"], f"{place}.when", None)
+    if not isinstance(spec.get("stream", ""), str) or spec.get("stream") == "":
+        raise ConfigError(f"{place}.stream: wanted the name of a stream, there is {shown(spec['stream'])}.")
+    if isinstance(spec.get("every"), bool):
+        raise ConfigError(f"{place}.every: wanted a number of events, or 0; there is {spec['every']}.")
     parts = [
         _made(component(each, REDUCTIONS, f"{place}.reductions[{i}]", allowed), f"{place}.reductions[{i}]")
         for i, each in enumerate(_list(spec, "reductions", object, place))
@@ -174,13 +159,15 @@ def _made(make: Callable[[], Any], place: str) -> Any:
     """Make it, and say where, if it refuses."""
     try:
         return make()
-    except (PipelineError, TypeError, ValueError) as error:
+    except PipelineError as error:
         raise ConfigError(f"{place}: {error}") from None
+    except Exception as error:  # noqa: BLE001 - others' classes are made here too, and may raise whatever they like
+        raise ConfigError(f"{place}: {type(error).__name__}: {error}") from None
 
 
 def _mapping(data: Any, place: str, keys: tuple[str, ...] | None) -> Mapping[str, Any]:
     if not isinstance(data, dict):
-        raise ConfigError(f"{place}: wanted a mapping, `key: value`; there is {data!r}.")
+        raise ConfigError(f"{place}: wanted a mapping, `key: value`; there is {shown(data)}.")
     for key in data if keys is not None else ():
         if key not in (keys or ()):
             raise ConfigError(f"{place}: no key {key!r}{near(str(key), keys or ())}")
@@ -190,5 +177,5 @@ def _mapping(data: Any, place: str, keys: tuple[str, ...] | None) -> Mapping[str
 def _list(data: Mapping[str, Any], key: str, kind: type, place: str = "") -> list[Any]:
     items = data.get(key) or []
     if not isinstance(items, list) or not all(isinstance(item, kind) for item in items):
-        raise ConfigError(f"{place}{'.' if place else ''}{key}: wanted a list, there is {items!r}.")
+        raise ConfigError(f"{place}{'.' if place else ''}{key}: wanted a list, there is {shown(items)}.")
     return items

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import uuid
 from collections.abc import Callable, Iterable
 from datetime import date, time
@@ -19,6 +20,12 @@ Sink = Callable[[str, Document], Any]
 
 RESERVED = frozenset({"time", "seq_num"})
 MAX_KEY = 56  # PostgreSQL takes 63 bytes; some are needed to tell keys apart
+MAX_LINE = 64 * 2**20  # bytes of one document: an image of 2048 by 2048, as text, has 25 million
+MAX_DEPTH = 64  # of JSON: what is nested deeper is written to harm, and harms what comes after the reader
+_ESCAPED = re.compile(rb"\\.", re.DOTALL)
+_STRINGS = re.compile(rb'"[^"]*"')
+_SQUARE = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b'[]{}"'))
 _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_- ")
 _FAST = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 _THOROUGH = _FAST | orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_SUBCLASS
@@ -96,19 +103,60 @@ def plainly(value: Any, place: str) -> Any:
 def loads(line: bytes) -> tuple[str, Document]:
     """Read one line of either dialect: `[name, doc]` (suitcase) or `{"name": ..., "doc": ...}` (bluesky).
 
+    Raises
+    ------
+    PipelineValueError
+        If it is no document, longer than `MAX_LINE` bytes, or nested deeper than `MAX_DEPTH`.
+
     >>> loads(b'["stop", {"time": NaN}]')
     ('stop', {'time': nan})
     >>> loads(b'{"name": "stop", "doc": {}}')
     ('stop', {})
+    >>> loads(b"[" * 100 + b"]" * 100)
+    Traceback (most recent call last):
+    pipeline.errors.PipelineValueError: wanted JSON nested at most 64 deep, there is more.
     """
+    if len(line) > MAX_LINE:
+        raise PipelineValueError(f"wanted a line of at most {MAX_LINE} bytes, there are {len(line)}.")
     try:
         item = orjson.loads(line)
     except orjson.JSONDecodeError:
-        item = json.loads(line)  # bare NaN, as suitcase writes it, and very long integers
-    name, doc = (item.get("name"), item.get("doc")) if isinstance(item, dict) else item
+        item = _loads_patiently(line)
+    # Few brackets cannot be nested deep; most lines have no list but themselves, and that costs least to see.
+    if (n := line.count(b"{")) >= MAX_DEPTH or (line.rfind(b"[") > 0 and n + line.count(b"[") > MAX_DEPTH):
+        _refuse_deep(line)
+    try:
+        name, doc = item if type(item) is list else (item["name"], item["doc"])
+    except (ValueError, KeyError, TypeError):
+        raise PipelineValueError(f"wanted [name, document], there is another {type(item).__name__}.") from None
     if not isinstance(name, str) or not isinstance(doc, dict):
         raise PipelineValueError(f"wanted [name, document], there is [{type(name).__name__}, {type(doc).__name__}].")
     return name, doc
+
+
+def _loads_patiently(line: bytes) -> Any:
+    """Read what orjson refuses: bare NaN, as suitcase writes it, very long integers, half of a surrogate pair."""
+    try:
+        return json.loads(line)
+    except RecursionError:
+        raise _too_deep() from None
+    except ValueError as error:
+        raise PipelineValueError(str(error)) from None
+
+
+def _refuse_deep(line: bytes) -> None:
+    """Refuse JSON, which was read, if it is nested too deep: peel off its innermost brackets, a level at a time."""
+    if b"\\" in line:
+        line = _ESCAPED.sub(b"", line)
+    brackets = _STRINGS.sub(b"", line.translate(_SQUARE, _NO_BRACKETS))
+    for _ in range(MAX_DEPTH):
+        brackets = brackets.replace(b"[]", b"")
+    if brackets:
+        raise _too_deep()
+
+
+def _too_deep() -> PipelineValueError:
+    return PipelineValueError(f"wanted JSON nested at most {MAX_DEPTH} deep, there is more.")
 
 
 class NaNs:
@@ -125,9 +173,13 @@ class NaNs:
 
     def __call__(self, name: str, doc: Document) -> Document:
         """Return the document, or a copy of it that has its NaN again."""
+        if name not in ("descriptor", "event", "event_page"):
+            return doc
+        part = "data_keys" if name == "descriptor" else "data"
+        if not isinstance(doc[part], dict):
+            raise PipelineValueError(f"{name}: wanted {part} as a dict, there is {type(doc[part]).__name__}.")
         if name == "descriptor":
-            self._floats[doc["uid"]] = [key for key, data_key in doc["data_keys"].items() if _is_float(data_key)]
-        if name not in ("event", "event_page"):
+            self._floats[doc["uid"]] = [key for key, data_key in doc[part].items() if _is_float(data_key)]
             return doc
         fields = [key for key in self._floats.get(doc["descriptor"], ()) if _has_none(doc["data"].get(key, 0))]
         return {**doc, "data": doc["data"] | {key: _with_nan(doc["data"][key]) for key in fields}} if fields else doc

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from pipeline.documents import Document, NaNs, loads
+from pipeline.documents import MAX_LINE, Document, NaNs, loads
 from pipeline.errors import PipelineValueError
 
 
@@ -36,14 +36,20 @@ def read_lines(path: Path, raw: IO[bytes]) -> Iterator[tuple[str, Document]]:
 
 def _lines(path: Path, raw: IO[bytes]) -> Iterator[bytes]:
     if path.suffix != ".gz":
-        yield from raw
+        yield from _short_lines(raw)
         return
     number = 0
     try:
-        for number, line in enumerate(gzip.GzipFile(fileobj=raw), 1):  # noqa: B007 - told if the next cannot be read
+        unpacked = _short_lines(gzip.GzipFile(fileobj=raw))
+        for number, line in enumerate(unpacked, 1):  # noqa: B007 - told if the next cannot be read
             yield line
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise PipelineValueError(f"{path}, line {number + 1}: wanted gzipped lines to the end: {error}") from None
+
+
+def _short_lines(file: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
+    """Yield the lines; of one that is too long no more than shows that it is."""
+    return iter(lambda: file.readline(MAX_LINE + 1), b"")
 
 
 def _short(line: bytes) -> str:

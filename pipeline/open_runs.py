@@ -85,43 +85,52 @@ class OpenRuns:
 
     def _take_ready(self) -> None:
         """Take in what has come, and what that lets go on; then end the runs that nothing keeps."""
+        again: ReadAgain | None = None
         while self._ready:
-            self._route(self._ready.popleft())
+            try:
+                self._route(self._ready.popleft())
+            except ReadAgain as error:
+                again = error
         stirred, self._stirred = self._stirred, {}
         for run in stirred.values():
             if run.uid in self.runs:
                 self.settle(run)
+        if again is not None:
+            raise again
 
     def _route(self, came: Waiting) -> None:
         uid = refers_to(came.name, came.doc)
-        run = self.find(uid, begins=came.name == "start")
+        if uid in self._left_out and came.name != "start":
+            self.counts["left_out"] += 1
+            return
+        run = self.find(uid, came)
         if run is not None:
             self._give(run, came.name, came.doc)
         elif self._is_over(uid):
             self._pass_by(came)
         elif came.name == "start":
             self._begin(came)
-        elif uid in self._left_out:
-            self.counts["left_out"] += 1
         else:
             self.waiting.add(came)
 
-    def find(self, uid: str, begins: bool = False) -> OpenRun | None:
+    def find(self, uid: str, came: Waiting | None = None) -> OpenRun | None:
         """Return the open run that this is the uid of, or of a descriptor or resource; from the store, if need be.
 
         Raises
         ------
         ReadAgain
-            If it cannot go on from what is stored; not if it `begins` anew.
+            If it cannot go on from what is stored; not if what `came` is its start, which stands where it stood.
         """
         run = self._owners.get(uid)
-        if run is None and uid not in self.waiting and (stored := self._store.run_of(uid)):
-            run = self._owners.get(stored) or self._resume(stored, begins)
-        return run
+        if run is not None or uid in self.waiting:
+            return run
+        stored = self._store.run_of(uid)
+        # One that is read again is in memory, and may not have come to this descriptor yet.
+        return self._resume(stored, came) if stored and stored not in self.runs else None
 
-    def _resume(self, uid: str, begins: bool) -> OpenRun | None:
+    def _resume(self, uid: str, came: Waiting | None) -> OpenRun | None:
         stored = self._store.run(uid)
-        if stored is None or (stored.snapshot is None and (begins or stored.parked)):
+        if stored is None:
             return None
         reason = "there is none"
         for pipeline in reversed(self.pipelines) if stored.snapshot else ():
@@ -132,9 +141,9 @@ class OpenRuns:
             else:
                 self._add(run)
                 return run
-        logger.warning("Run %s is read again from its start; its snapshot cannot be used: %s", uid, reason)
-        if begins:
+        if came is not None and came.name == "start" and came.before == stored.before:
             return None
+        logger.warning("Run %s is read again from its start; its snapshot cannot be used: %s", uid, reason)
         raise ReadAgain(stored)
 
     def _is_over(self, uid: str) -> bool:
@@ -231,6 +240,11 @@ class OpenRuns:
         """Forget a run, as it is stored."""
         run.let_go()
         self._drop(run)
+
+    def refuse(self, run: StoredRun) -> None:
+        """Leave out whatever comes of a run that can neither go on nor be read again."""
+        for uid in (run.uid, *run.owned):
+            _remember(self._left_out, uid)
 
     def leave_out(self, uid: str) -> None:
         """Wait no more for this: what waited is left out, and told."""

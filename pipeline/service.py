@@ -167,6 +167,7 @@ class Service:
         if not self._source.rewind(run.lane, run.before):
             parked = f"it cannot be gone on with, and {self._source.name} no longer has its start"
             logger.error("Run %s is parked: %s.", run.uid, parked, extra={"run": run.uid})
+            self.runs.refuse(run)
         elif run.lane in self._taken:
             self._taken[run.lane] = run.before
         self._store.save({}, [run._replace(snapshot=None, parked=parked)])
@@ -212,7 +213,8 @@ class Service:
             If a lane is another process's by now.
         """
         began = time.monotonic()
-        stored = {run.uid: run.stored() for run in self.runs.runs.values() if run.is_dirty}
+        dirty = [run for run in self.runs.runs.values() if run.is_dirty and not self._is_read_again(run.lane)]
+        stored = {run.uid: run.stored() for run in dirty}
         positions = self._covered(stored)
         self._ledger.flush()
         self._store.save(positions, stored.values(), self.runs.ended, self.runs.poison, self._groups())
@@ -227,6 +229,11 @@ class Service:
         self._snapshot_due = time.monotonic() + max(self._snapshot_seconds, seconds / SNAPSHOT_SHARE)
         self._reporter.has_stored(len(stored), seconds)
         self._delay = 0.5
+
+    def _is_read_again(self, lane: str) -> bool:
+        """Tell whether a lane has gone back, and is not yet where it was: what is stored now would miss the rest."""
+        taken, committed = self._taken[lane], self._committed.get(lane)
+        return committed is not None and (taken is None or taken < committed)
 
     def _covered(self, stored: dict[str, StoredRun]) -> dict[str, Index]:
         """Return up to where everything is taken in or stored, by lane, where that has moved on."""

@@ -210,6 +210,7 @@ class StateStore:
         before = None if run.before is None else json.dumps(run.before)
         row = (run.uid, run.lane, before, run.parked, run.since, run.updated, run.n_documents, run.snapshot)
         db.execute(f"INSERT OR REPLACE INTO runs VALUES ({', '.join('?' * len(row))})", row)
+        db.execute("DELETE FROM owned WHERE run = ?", (run.uid,))
         db.executemany("INSERT OR REPLACE INTO owned VALUES (?, ?)", [(uid, run.uid) for uid in run.owned])
 
     def _save_over(self, db: sqlite3.Connection, over: Mapping[str, Ended]) -> None:

@@ -11,8 +11,8 @@ import numpy
 from pipeline.data_keys import describe
 from pipeline.documents import RESERVED, Document, Uids
 from pipeline.reductions.reduction import Reduction, Result
-from pipeline.state import state_from_bytes, state_to_bytes
 from pipeline.run_builder import RunBuilder
+from pipeline.state import state_from_bytes, state_to_bytes
 
 TIME = 1_700_000_000.0
 

@@ -143,7 +143,7 @@ def test_what_cannot_be_read_parks_its_run_and_nothing_else(tmp_path, caplog):
     store = service(Lanes(), tmp_path)._store
     assert [run.uid for run in store.runs()] == [uid_of(spoiled)]
     assert store.runs()[0].parked == "event['seq_num']: wanted an integer from 0 on, there is 'two'"
-    assert [reason for _, _, reason in store.poison()][0] == "rubbish"
+    assert next(reason for _, _, reason in store.poison()) == "rubbish"
     assert len(store.poison()) == 3
 
 

@@ -221,7 +221,6 @@ class _LedgerFile:
         self._broken = ""
         self._guard = threading.Lock()  # of the descriptor, which is synced by a thread of the sink
         self._n_lines = self._n_new = 0
-        self._is_dirty = False
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             self._lock()
@@ -232,7 +231,8 @@ class _LedgerFile:
         self._offset = 0  # up to here the file is what came
         self._there = open(path, "rb") if self._size else None  # noqa: SIM115 - closed when all is compared
         self._closed = False
-        self._is_new = not self._size
+        self._is_dirty = bool(self._size)  # who wrote it may have been killed before it was synced
+        self._is_new = True  # to its directory, for all that is known
 
     def _lock(self) -> None:
         try:
