@@ -17,7 +17,7 @@ from pipeline.pipeline import Pipeline
 from pipeline.report import Report
 from pipeline.reporter import Reporter
 from pipeline.sinks.jsonl import JSONLSink
-from pipeline.sources.position import Index, Item, PositionedSource
+from pipeline.sources.position import POISON, Index, Item, PositionedSource
 from pipeline.state import state_from_bytes, state_to_bytes
 from pipeline.state_store import LaneLost, StateStore, StoredRun
 
@@ -146,6 +146,8 @@ class Service:
 
     def _take(self, item: Item, again: set[str]) -> None:
         lane, index = item.position
+        if item.name == POISON and item.doc.get("begins_anew"):
+            self._begin_anew(lane)
         if lane not in self._taken:
             self._claim(lane, index)
         try:
@@ -160,6 +162,12 @@ class Service:
         self._store.claim(lane)
         committed = self._store.positions().get(lane)
         self._taken[lane] = committed if committed is not None and committed < first else None
+
+    def _begin_anew(self, lane: str) -> None:
+        """Forget how far a lane was, whose indices begin again."""
+        self._store.reset(lane)
+        self._committed.pop(lane, None)
+        self._taken.pop(lane, None)
 
     def _read_again(self, run: StoredRun) -> None:
         """Have a run read again from its start, if that is still there; if not, park it."""

@@ -147,6 +147,11 @@ class StateStore:
                 (lane, self.owner),
             )
 
+    def reset(self, lane: str) -> None:
+        """Forget the position of a lane."""
+        with self._transaction() as db:
+            db.execute("UPDATE lanes SET position = NULL WHERE lane = ?", (lane,))
+
     def positions(self) -> dict[str, Any]:
         """Return the positions up to which everything is taken in, by lane."""
         rows = self._rows("SELECT lane, position FROM lanes WHERE position IS NOT NULL")

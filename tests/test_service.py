@@ -12,6 +12,7 @@ from pipeline.reductions import Mean, PeakStatistics, Statistics
 from pipeline.service import Service
 from pipeline.sinks import JSONLSink
 from pipeline.sources import read_jsonl
+from pipeline.sources.position import POISON
 from pipeline.state_store import LaneLost
 from pipeline.testing import make_run
 
@@ -252,3 +253,14 @@ def test_what_was_lost_to_another_process_is_not_committed(tmp_path):
     one._end()
     served(Lanes(one=run), tmp_path / "served")
     assert ledger_bytes(tmp_path / "served") == replayed([run], tmp_path / "replayed")
+
+
+def test_a_lane_whose_indices_begin_again_is_followed(tmp_path):
+    first, second = raw_run("a"), raw_run("b")
+    source = Lanes(one=first)
+    served(source, tmp_path / "served")
+    anew = Lanes(one=[(POISON, {"reason": "begun anew", "run_start": "", "begins_anew": True}), *second])
+    served(anew, tmp_path / "served")
+
+    assert ledger_bytes(tmp_path / "served") == replayed([first, second], tmp_path / "replayed")
+    assert anew.committed["one"] == len(second)

@@ -1,5 +1,6 @@
 """Where documents go: any callable `(name, doc)` is a sink."""
 
 from pipeline.sinks.databroker import DatabrokerSink as DatabrokerSink
+from pipeline.sinks.journal import Journal as Journal
 from pipeline.sinks.jsonl import JSONLSink as JSONLSink
 from pipeline.sinks.tiled import TiledSink as TiledSink

@@ -32,7 +32,8 @@ class Item(NamedTuple):
     """A document, or what cannot be read, and where it stands.
 
     What cannot be read has the name `"poison"` and a document that tells: `{"reason": ..., "run_start": ...}`, the
-    latter empty where it cannot be told.
+    latter empty where it cannot be told; and `begins_anew`, if what is behind it is another lane of the same name,
+    whose indices begin again.
 
     >>> Item(Position("journal", 7), "start", {"uid": "a", "time": 0.0}).name
     'start'
@@ -43,13 +44,13 @@ class Item(NamedTuple):
     doc: Document
 
 
-def poison(position: Position, reason: str, run_start: str = "") -> Item:
+def poison(position: Position, reason: str, run_start: str = "", *, begins_anew: bool = False) -> Item:
     """Return the item that stands for what cannot be read.
 
     >>> poison(Position("journal", 7), "no JSON").doc
-    {'reason': 'no JSON', 'run_start': ''}
+    {'reason': 'no JSON', 'run_start': '', 'begins_anew': False}
     """
-    return Item(position, POISON, {"reason": reason, "run_start": run_start})
+    return Item(position, POISON, {"reason": reason, "run_start": run_start, "begins_anew": begins_anew})
 
 
 OnLost = Callable[[Collection[str]], Any]
