@@ -2,7 +2,9 @@
 
 import argparse
 import logging
+import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,17 @@ from pipeline.catalogs import runs_of
 from pipeline.config import Config, load
 from pipeline.documents import Document
 from pipeline.errors import ConfigError, PipelineError, PipelineOSError
-from pipeline.run_commands import add_commands
+from pipeline.logs import setup_logging
+from pipeline.operation import Operation
+from pipeline.run_commands import add_commands as add_run_commands
 from pipeline.schema import faults
 from pipeline.service import close_sinks, serve
+from pipeline.service_commands import add_commands as add_service_commands
 from pipeline.show import table
+from pipeline.sources.journal import JournalSource
 from pipeline.sources.jsonl import jsonl_files, read_jsonl
+from pipeline.sources.position import PositionedSource
+from pipeline.sync_commands import add_commands as add_sync_commands
 from pipeline.verify import verify
 
 OK, FAILED, WRONG = 0, 1, 2
@@ -31,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     0
     """
     args = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, format="%(levelname)s %(message)s")
+    level = logging.INFO if args.verbose else logging.WARNING
+    setup_logging(getattr(args, "log_json", False), level)
     try:
         return args.work(args)
     except ConfigError as error:
@@ -59,11 +68,15 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = command("demo", _demo, "a simulated scan, analysed live into a catalog and a ledger")
     demo.add_argument("directory", nargs="?", default="demo", help="where to put it (default: %(default)s)")
-    for name, work, text in (
-        ("run", _run, "follow the configured source until it ends, or is ended"),
-        ("check", _check, "say whether a configuration is right; nothing connects"),
-    ):
-        command(name, work, text).add_argument("config", help="a YAML file")
+    command("check", _check, "say whether a configuration is right; nothing connects").add_argument(
+        "config", help="a YAML file"
+    )
+    run = command("run", _run, "follow the configured source until it ends, or is ended: as a service, where it can be")
+    run.add_argument("config", help="a YAML file")
+    run.add_argument("--journal", metavar="DIR", help="the source: a journal, instead of what is configured")
+    run.add_argument("--listen", metavar="HOST:PORT", help="where to show a page, metrics and probes")
+    run.add_argument("--log-json", action="store_true", help="log a JSON object a line")
+    run.add_argument("--until-released", action="store_true", help="end when standard input does, and all is done")
     for name, work, text in (
         ("replay", _replay, "analyse stored runs"),
         ("verify", _verify, "replay stored runs and compare with what the ledger, or the catalog, holds"),
@@ -71,7 +84,8 @@ def _parser() -> argparse.ArgumentParser:
         added = command(name, work, text)
         added.add_argument("config", help="a YAML file")
         added.add_argument("files", nargs="+", metavar="file", help="JSONL files of raw runs, folders, or globs")
-    add_commands(command)
+    for add in (add_run_commands, add_sync_commands, add_service_commands):
+        add(command)
     return parser
 
 
@@ -96,13 +110,34 @@ def _check(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     config = load(args.config)
-    source = config.source()
+    source = JournalSource(args.journal) if args.journal else config.source()
+    if isinstance(source, PositionedSource) and config.ledger is not None:
+        return _operate(config, source, args)
     pipeline = config.pipeline()
     summary = _Summary()
     pipeline.subscribe(summary)
     serve(pipeline, source)
     print(summary.text())
     return FAILED if pipeline.counts["faults"] else OK
+
+
+def _operate(config: Config, source: PositionedSource, args: argparse.Namespace) -> int:
+    operation = Operation(config, source, args.listen)
+    if args.until_released:
+        threading.Thread(target=_wait_for_release, args=(operation, source), daemon=True).start()
+    operation.run()
+    report = operation.report()
+    told = ", ".join(f"{report['runs'][what]} {what}" for what in ("open", "parked", "failed"))
+    print(f"{report['counts'].get('runs', 0)} raw runs came; by now there are {told}.")
+    return OK
+
+
+def _wait_for_release(operation: Operation, source: Any) -> None:
+    """End when nobody holds the other side of standard input any more, and everything is taken in."""
+    while os.read(0, 4096):
+        pass
+    end = getattr(source, "end_when_level", None)
+    end() if callable(end) else operation.service.stop()
 
 
 def _replay(args: argparse.Namespace) -> int:

@@ -175,7 +175,7 @@ def _check_arguments(
         raise ConfigError(f"{place}: {name}{signature}: {error}.") from None
     hints = _hints(target)
     for key, value in _given(bound):
-        _check_type(f"{place}: {name}: {key}", value, hints.get(key.partition("[")[0], Any))
+        check_type(f"{place}: {name}: {key}", value, hints.get(key.partition("[")[0], Any))
 
 
 def _given(bound: inspect.BoundArguments) -> Iterator[tuple[str, Any]]:
@@ -202,7 +202,8 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
     return TypeAdapter(hint)
 
 
-def _check_type(place: str, value: Any, hint: Any) -> None:
+def check_type(place: str, value: Any, hint: Any) -> None:
+    """Refuse a value that is not of this type, and say where it stands."""
     try:
         adapter = _adapter(hint)
     except (PydanticUserError, NameError, TypeError):

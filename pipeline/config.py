@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import reductions
-from pipeline.component import Component, Shelf, component, function, shown
+from pipeline.component import Component, Shelf, check_type, component, function, shown
 from pipeline.errors import ConfigError, PipelineError, near
 from pipeline.group import GroupBy
 from pipeline.node import Node
@@ -14,9 +14,14 @@ from pipeline.pipeline import Pipeline
 from pipeline.plain_yaml import PlainYAML, parse, with_line
 from pipeline.reductions.reduction import Reduction
 from pipeline.sinks.databroker import DatabrokerSink
+from pipeline.sinks.journal import Journal
 from pipeline.sinks.jsonl import JSONLSink
 from pipeline.sinks.tiled import TiledSink
+from pipeline.sources.archive import ArchiveSource
+from pipeline.sources.folder import FolderSource
+from pipeline.sources.journal import JournalSource
 from pipeline.sources.jsonl import read_jsonl
+from pipeline.sources.tiled import TiledSource
 from pipeline.sources.zmq import ZMQSource
 
 MAX_SIZE = 1_000_000
@@ -29,9 +34,28 @@ REDUCTIONS = Shelf(
     "bluesky_pipeline.reductions",
 )
 SINKS = Shelf(
-    "sink", {cls.__name__: cls for cls in (JSONLSink, TiledSink, DatabrokerSink)}, group="bluesky_pipeline.sinks"
+    "sink",
+    {cls.__name__: cls for cls in (JSONLSink, TiledSink, DatabrokerSink, Journal)},
+    group="bluesky_pipeline.sinks",
 )
-SOURCES = Shelf("source", {"ZMQSource": ZMQSource, "read_jsonl": read_jsonl}, group="bluesky_pipeline.sources")
+PROJECTED = (TiledSink, DatabrokerSink)  # a service brings these level with the ledger
+SERVICE = {
+    "state": str,
+    "snapshot_seconds": float,
+    "hold_seconds": float,
+    "patience": float | None,
+    "max_open": int,
+    "listen": str,
+    "refill": str,
+}
+SOURCES = Shelf(
+    "source",
+    {
+        "read_jsonl": read_jsonl,
+        **{cls.__name__: cls for cls in (JournalSource, FolderSource, ArchiveSource, TiledSource, ZMQSource)},
+    },
+    group="bluesky_pipeline.sources",
+)
 
 
 class Config:
@@ -45,20 +69,50 @@ class Config:
         As configured, ready.
     sinks
         Checked, not yet made.
+    service
+        How a service is to be run, as `Service` takes it.
+    listen
+        Where a service shows its page; None: nowhere.
     """
 
     def __init__(
-        self, path: str, nodes: list[Node], sinks: list[Component], source: Component | None, timeout: float | None
+        self,
+        path: str,
+        nodes: list[Node],
+        sinks: list[Component],
+        source: Component | None,
+        timeout: float | None,
+        service: Mapping[str, Any],
     ) -> None:
         self.path = path
         self.nodes = nodes
         self.sinks = sinks
+        self.service = {key: value for key, value in service.items() if key not in ("listen", "refill")}
+        self.listen: str | None = service.get("listen")
+        if timeout is not None:
+            self.service["timeout"] = timeout
         self._source = source
         self._timeout = timeout
+        self._refill = service.get("refill")
 
-    def pipeline(self) -> Pipeline:
-        """Make the pipeline, and connect its sinks."""
-        return Pipeline(self.nodes, [sink() for sink in self.sinks], timeout=self._timeout)
+    def pipeline(self, *, projected: bool = False) -> Pipeline:
+        """Make the pipeline, and connect its sinks; not the catalogs, if these are `projected` from the ledger."""
+        sinks = [sink for sink in self.sinks if not (projected and sink.target in PROJECTED)]
+        return Pipeline(self.nodes, [sink() for sink in sinks], timeout=self._timeout)
+
+    @property
+    def catalogs(self) -> list[Any]:
+        """The targets of the catalogs among the sinks."""
+        targets = [sink for sink in self.sinks if sink.target in PROJECTED]
+        return [next(iter((*sink.args, *sink.kwargs.values())), None) for sink in targets]
+
+    def refill(self) -> Any:
+        """Return who knows what a raw run lacks, if the configuration names a catalog of raw runs."""
+        if self._refill is None:
+            return None
+        from pipeline.sources.refill import Refill
+
+        return Refill(self._refill)
 
     def source(self) -> Any:
         """Make the source."""
@@ -114,7 +168,7 @@ def _read(path: Path) -> str:
 
 
 def _config(path: str, data: Any) -> Config:
-    data = _mapping(data, "the file", ("source", "nodes", "sinks", "timeout", "allow"))
+    data = _mapping(data, "the file", ("source", "nodes", "sinks", "timeout", "allow", "service"))
     allowed = _list(data, "allow", str)
     nodes = [_node(spec, f"nodes[{i}]", allowed) for i, spec in enumerate(_list(data, "nodes", object))]
     if not nodes:
@@ -125,7 +179,18 @@ def _config(path: str, data: Any) -> Config:
     if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0):
         raise ConfigError(f"timeout: wanted seconds, there is {shown(timeout)}.")
     _made(lambda: Pipeline(nodes), "nodes")
-    return Config(path, nodes, sinks, source, timeout)
+    return Config(path, nodes, sinks, source, timeout, _service(data.get("service", {})))
+
+
+def _service(spec: Any) -> Mapping[str, Any]:
+    spec = _mapping(spec, "service", tuple(SERVICE))
+    for key, value in spec.items():
+        check_type(
+            f"service.{key}", float(value) if type(value) is int and SERVICE[key] is not int else value, SERVICE[key]
+        )
+        if isinstance(value, int | float) and value <= 0:
+            raise ConfigError(f"service.{key}: wanted a number above 0, there is {shown(value)}.")
+    return spec
 
 
 def _node(spec: Any, place: str, allowed: list[str]) -> Node:

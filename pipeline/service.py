@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.documents import Document
+from pipeline.documents import Document, Sink
 from pipeline.errors import PipelineError, PipelineOSError, PipelineValueError
 from pipeline.open_run import OpenRun
 from pipeline.open_runs import OpenRuns, ReadAgain
@@ -114,6 +114,16 @@ class Service:
                 self._finish()
         finally:
             self._end()
+
+    @property
+    def owner(self) -> str:
+        """What this process is called among those that share its state."""
+        return self._store.owner
+
+    @property
+    def sinks(self) -> list[Sink]:
+        """The sinks of the pipeline."""
+        return self.runs.pipelines[-1].sinks
 
     def stop(self) -> None:
         """End `run`, from any thread or a signal handler: what is open is stored, and goes on next time."""
@@ -350,6 +360,7 @@ class Service:
     def _end(self) -> None:
         try:
             self.checkpoint()
+            self._reporter.tell()
         except (PipelineError, OSError) as error:
             logger.error("What is open cannot be stored, and is read again next time: %s", error)
         self._forget()

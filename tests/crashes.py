@@ -116,7 +116,7 @@ class FailPoints:
             half()
         elif how == "after":
             do()
-        self.die()
+        return self.die()
 
     def die(self):
         if self._power:
@@ -224,7 +224,7 @@ def child(work):
             os.dup2(devnull, 2)
             work()
             os._exit(0)
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - whatever it is, the child ends here
             traceback.print_exc()
             os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

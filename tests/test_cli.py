@@ -130,9 +130,12 @@ def test_run_follows_0mq_until_it_is_told_to_stop(folder):
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=20)
+    publisher.close()
 
     assert process.returncode == 0
-    assert raw[0][1]["uid"] in out
+    assert "0 open, 0 parked, 0 failed" in out
+    stored = [path for path in Path("analysis").glob("*.jsonl") if raw[0][1]["uid"] in path.read_text()]
+    assert b'["stop"' in stored[0].read_bytes()
     publisher.close()
 
 

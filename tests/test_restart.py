@@ -12,7 +12,6 @@ from pipeline.sinks import JSONLSink
 from pipeline.state import state_from_bytes, state_to_bytes
 from pipeline.testing import make_run
 
-
 A = make_run(uid="a")[0][1]["uid"]
 
 

@@ -105,6 +105,9 @@ class MissingOnly:
 
     def __init__(self, broker: Any) -> None:
         self._broker = broker
+        self._began = time.monotonic()
+        self._streams: dict[str, str] = {}  # descriptor uid -> stream name, of open runs
+        self._up_to: dict[tuple[str, str], int] = {}  # run uid, stream name -> the last seq_num that is held
         self._held: dict[str, set[str]] = {}  # run uid -> uids of what the catalog held of it, while it is open
         self._runs: dict[str, str] = {}  # uid of a descriptor or resource -> run uid
         self._written: dict[str, float] = {}  # run uid -> when it was last written to, of the latest runs
@@ -136,16 +139,22 @@ class MissingOnly:
         run = doc.get("run_start") or self._runs.get(owner) or next(reversed(self._held), "")
         if name in ("descriptor", "resource"):
             self._runs[doc["uid"]] = run
+        if name == "descriptor":
+            self._streams[doc["uid"]] = doc["name"]
         return run
 
     def _look_up(self, start: Document) -> set[str]:
         """Return the uids of what the catalog holds of this run."""
         uid = start["uid"]
-        time.sleep(max(0.0, self._written.get(uid, -CACHE_SECONDS) + CACHE_SECONDS - time.monotonic()))
         try:
-            documents = list(self._broker.v2[uid].documents(fill=False))
+            node = self._broker.v2[uid]
         except KeyError:
             return set()
+        if not node.metadata.get("stop"):  # another that wrote may have ended just before this one began
+            time.sleep(max(0.0, self._written.get(uid, self._began) + CACHE_SECONDS - time.monotonic()))
+            node = self._broker.v2[uid]
+            self._up_to |= {(uid, stream): n for stream, n in events_held(node).items()}
+        documents = list(node.documents(fill=False))
         there = dict(documents)
         if _comparable("start", start) != _comparable("start", there["start"]):
             raise _other_content(uid, "start")
@@ -154,15 +163,24 @@ class MissingOnly:
     def _missing(self, name: str, doc: Document, held: set[str]) -> list[tuple[str, Document]]:
         if not held:
             return [(name, doc)]
-        if name == "event_page" and held.intersection(doc["uid"]):
-            from event_model import unpack_event_page
-
-            events: Any = unpack_event_page(doc)  # type: ignore[arg-type]
-            return [("event", dict(event)) for event in events if event["uid"] not in held]
+        if name in ("event", "event_page"):
+            return self._missing_events(name, doc, held)
         if name == "stop" and "stop" in held:
             self._compare_stop(doc)
             return []
         return [] if held.issuperset(_uids(name, doc)) else [(name, doc)]
+
+    def _missing_events(self, name: str, doc: Document, held: set[str]) -> list[tuple[str, Document]]:
+        descriptor = doc["descriptor"]
+        up_to = self._up_to.get((self._runs.get(descriptor, ""), self._streams.get(descriptor, "")), 0)
+        if name == "event":
+            return [] if doc["uid"] in held or doc["seq_num"] <= up_to else [(name, doc)]
+        if min(doc["seq_num"]) > up_to and not held.intersection(doc["uid"]):
+            return [(name, doc)]
+        from event_model import unpack_event_page
+
+        events: Any = unpack_event_page(doc)  # type: ignore[arg-type]
+        return [("event", dict(event)) for event in events if event["uid"] not in held and event["seq_num"] > up_to]
 
     def _compare_stop(self, stop: Document) -> None:
         there = self._broker.v2[stop["run_start"]].metadata["stop"]
@@ -178,6 +196,20 @@ class MissingOnly:
     def _forget(self, run: str) -> None:
         self._held.pop(run, None)
         self._runs = {uid: of for uid, of in self._runs.items() if of != run}
+        self._streams = {uid: stream for uid, stream in self._streams.items() if uid in self._runs}
+        self._up_to = {place: n for place, n in self._up_to.items() if place[0] != run}
+
+
+def events_held(node: Any) -> dict[str, int]:
+    """Return the last `seq_num` of each stream of an open run in a Mongo-backed catalog.
+
+    Its `documents()` keeps the last up to 25 events of an open run back; the arrays that the server makes do not.
+    """
+    return {name: _last_seq_num(node[name]) for name in node}
+
+
+def _last_seq_num(stream: Any) -> int:
+    return int(stream["data"]["time"].shape[0])
 
 
 def _uids(name: str, doc: Document) -> list[str]:

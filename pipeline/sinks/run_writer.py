@@ -1,6 +1,7 @@
 """One run on its way into a Tiled catalog."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -23,15 +24,26 @@ class RunWriter(_RunWriter):
     Documents are only taken in; `write` writes. It may be called again after any fault of the server, with the
     client of another server on the same data too, and goes on where it was.
 
-    A run that the catalog holds whole is left as it is. One that it holds half of is deleted and written anew.
+    A run that the catalog holds whole is left as it is. One that it holds half of is deleted and written anew, unless
+    it is `there` and has been compared: then what is missing is added.
 
     Differs from the writer that it builds upon (`bluesky_tiled_plugins.TiledWriter`) in that rows are written when
     asked and not by number, that columns have the types of the descriptor, that small arrays are arrays, that names
     which SQL refuses are mapped, and that a fault of the server ends nothing.
+
+    Parameters
+    ----------
+    there
+        The client of the run in the catalog, if it has been compared with what will come.
+    kept
+        How many rows of it stay as they are: by stream and part, as `RunComparison` found. None: the catalog is not
+        known, and half a run in it is replaced.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, there: Any = None, kept: Mapping[str, dict[str, int]] | None = None) -> None:
         super().__init__(client=None, max_array_size=0)  # type: ignore[arg-type]
+        self.root_node = there
+        self._kept = kept
         self.is_level = False  # with a run that was there, whole
         self.is_finished = False  # nothing is left to do
         self.losses: list[str] = []  # what could not be kept
@@ -130,12 +142,20 @@ class RunWriter(_RunWriter):
             key = f"{stem}_{number}"
         if key != name:
             self._tell(f"stream {name!r} is stored as {key!r}", False)
-        return StreamWriter(key, descriptor, tell=self._tell, dims=_Dims())
+        stream = StreamWriter(key, descriptor, tell=self._tell, dims=_Dims())
+        if self._kept is not None and key in self._kept:
+            stream.keep(self._kept[key])
+        return stream
 
     def _tell(self, sentence: str, lost: bool) -> None:
         if sentence not in self.notes:
             self.notes.append(sentence)
             self.losses += [sentence] * lost
+
+    @property
+    def streams(self) -> dict[str, StreamWriter]:
+        """The streams that were taken in, by name."""
+        return self._streams
 
     # writing
 
@@ -200,7 +220,10 @@ class RunWriter(_RunWriter):
 
     def _replace(self, client: Any, there: Any) -> None:
         """Deal with a run of this uid that the catalog has: leave it if it is whole, or begin again."""
-        if there is not None and _is_whole(there.metadata):
+        if there is not None and self._kept is not None:  # our own: a request that was done but never answered
+            self.root_node = there
+            return
+        if there is not None and is_whole(there.metadata):
             self.is_level = True
             return
         if there is not None:
@@ -213,7 +236,7 @@ class RunWriter(_RunWriter):
         there = find(client, self._start["uid"])
         have = {} if there is None else there.metadata
         for name, doc in (("start", self._start), ("stop", self._stop)):
-            if _stored(doc) != _stored(dict(have.get(name) or {})):
+            if stored_form(doc) != stored_form(dict(have.get(name) or {})):
                 raise PipelineRuntimeError(
                     f"same uid, other content: the catalog has run {self._start['uid']} with another {name} document; "
                     "what it has is left as it is"
@@ -269,6 +292,9 @@ class RunWriter(_RunWriter):
 
     def _close(self) -> None:
         """Write the stop document, last: a run that has one is whole."""
+        if self._kept:
+            for stream in self._streams.values():
+                stream.shorten(self.access_tags)
         super().stop(truncate_json_overflow(self._stop))  # type: ignore[arg-type]
         self.is_finished = True
 
@@ -314,12 +340,13 @@ class _Normalizer(RunNormalizer):
         self._take(name.name, doc)
 
 
-def _is_whole(metadata: Any) -> bool:
+def is_whole(metadata: Any) -> bool:
+    """Say whether a run in the catalog has its stop document, and was not given up."""
     stop = metadata.get("stop")
     return bool(stop) and not (stop.get("analysis") or {}).get("abandoned")
 
 
-def _stored(doc: Document) -> Any:
+def stored_form(doc: Document) -> Any:
     """Return the document as the catalog keeps it."""
     kept = {key: value for key, value in doc.items() if key not in (*_NOT_STORED, "_run_normalizer_notes")}
     return orjson.loads(orjson.dumps(truncate_json_overflow(_finite(kept)), option=orjson.OPT_SERIALIZE_NUMPY))

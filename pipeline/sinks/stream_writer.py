@@ -2,6 +2,7 @@
 
 A part keeps its rows until the server has confirmed them, knows how many it has written, and finds out what became
 of a write that was never answered. So a write may be tried again, and no row is lost or doubled.
+A part may also compare its rows with those that the catalog has, and go on behind them.
 """
 
 import math
@@ -15,6 +16,7 @@ import pyarrow
 
 from pipeline.catalogs import find as find
 from pipeline.documents import Document, safe_key
+from pipeline.sinks.stored_rows import StoredArrays, StoredTable
 
 MAX_COLUMNS = 1000  # of one table; Tiled's own writer splits them at 1024
 MAX_NAME = 60  # bytes: SQL takes 63, of which `ts_` takes three
@@ -55,6 +57,7 @@ class StreamWriter:
         self._arrays = {key: self._new_array(key) for key in internal if self._data_keys[key]["dtype"] == "array"}
         self._tables = _tables(internal, self._data_keys)
         self._known = set(internal)
+        self._kept: dict[str, int] = {}
 
     def take(self, event: Document) -> None:
         """Take in one event; nothing is written yet."""
@@ -73,6 +76,8 @@ class StreamWriter:
             if key in self._data_keys:
                 self._arrays[key] = self._new_array(key)
                 self._arrays[key].pending = [None] * (self._tables[0].n_written + self.n_pending)
+                if key in self._kept:
+                    self._arrays[key].keep(self._kept[key])
             else:
                 self._tell(f"stream {self.key!r} brings {key!r}, which its descriptor lacks; it is left out", True)
 
@@ -88,6 +93,32 @@ class StreamWriter:
         """Write what waits into the stream's node, arrays first: a row that is seen is there altogether."""
         for part in self.parts():
             part.write(self.node, access_tags)
+
+    def compare(self) -> str:
+        """Compare the rows that wait with those of the catalog, and forget them; return the first difference."""
+        differences = [table.compare(self.node) for table in self._tables]
+        n_rows = max(table.n_there for table in self._tables)
+        differences += [array.compare(self.node, n_rows) for array in self._arrays.values()]
+        return next((f"stream {self.key!r}, {difference}" for difference in differences if difference), "")
+
+    def keep(self, rows: dict[str, int]) -> None:
+        """Go on behind the rows that the catalog has of each part, by its key."""
+        self._kept = rows
+        for part in self.parts():
+            part.keep(rows.get(part.key, 0))
+
+    def shorten(self, access_tags: list[str] | None) -> None:
+        """Cut off what arrays have beyond the last row: of a write that was never finished."""
+        for array in self._arrays.values():
+            array.shorten(self.node, access_tags)
+
+    def standing(self) -> dict[str, int]:
+        """Return how many rows of each part can be kept, by its key, once all have been compared.
+
+        Arrays are written before the row that they are of. So what an array has beyond the table's rows is of a write
+        that was never finished, and is written once more.
+        """
+        return {part.key: part.n_kept for part in self.parts()}
 
     def parts(self) -> list["Part"]:
         """Return what the stream is written in."""
@@ -140,11 +171,55 @@ class Part:
     def __init__(self) -> None:
         self.node: Any = None
         self.n_written = 0
+        self.n_there = 0  # rows that the catalog has, once they have been compared
+        self.n_given = 0  # rows that were compared, or could not be: the catalog has no more
         self.doubtful = False  # a write was not answered: it may have been done, or not
         self._stale = False  # all rows wait again, and what is written is to be deleted
+        self._adopts = False  # the node that the catalog has, if any
+        self._n_to_skip = 0  # rows to come that the catalog has already
+
+    def keep(self, n: int) -> None:
+        """Go on behind the first `n` rows, which the catalog has."""
+        self._adopts, self._n_to_skip = True, n
+
+    def _adopt(self, parent: Any) -> None:
+        """Take the node that is there for the own one."""
+        self._adopts = False
+        self.node = find(parent, self.key)
+        if self.node is not None:
+            self._adapt()
+
+    def _adapt(self) -> None:
+        """Take over what the node that is there says of itself."""
+        raise NotImplementedError
+
+    @property
+    def n_kept(self) -> int:
+        """How many of the rows that were compared need not be written again."""
+        return min(self.n_there, self.n_given)
+
+    @property
+    def n_beyond(self) -> int:
+        """How many rows the catalog has that were not given, and that are to be written over or cut off."""
+        return 0
+
+    @property
+    def n_lacking(self) -> int:
+        """How many of the rows that were compared the catalog has not."""
+        return max(0, self.n_given - self.n_there)
+
+    @property
+    def _n_pending(self) -> int:
+        raise NotImplementedError
 
     def write(self, parent: Any, access_tags: list[str] | None) -> None:
         """Write the rows that wait; if it fails, call it again."""
+        if self._adopts:
+            self._adopt(parent)
+        if self._n_to_skip:
+            n = min(self._n_to_skip, self._n_pending)
+            self._n_to_skip -= n
+            self._drop(n)
         if self.doubtful:
             self.node = self.node or find(parent, self.key)
             if self.node is not None and not self._stale:
@@ -190,6 +265,28 @@ class TablePart(Part):
         """Take in what this table holds of one event."""
         for column, values in zip(self._columns, self.pending, strict=True):
             values.append(column.get(event))
+
+    _stored: StoredTable | None = None
+
+    @property
+    def _n_pending(self) -> int:
+        return len(self.pending[0])
+
+    def _adapt(self) -> None:
+        schema = self.node.structure().arrow_schema_decoded
+        for column in self._columns:
+            column.adopt(schema.field(column.name).type)
+
+    def compare(self, parent: Any) -> str:
+        """Compare the rows that wait with those that the catalog has, and forget them; return the first difference."""
+        if self._stored is None:
+            self._stored = StoredTable(None if parent is None else find(parent, self.key))
+            self.n_there = len(self._stored)
+        rows = {column.name: values for column, values in zip(self._columns, self.pending, strict=True)}
+        difference = self._stored.compare(self.n_given, rows)
+        self.n_given += self._n_pending
+        self._drop(self._n_pending)
+        return difference
 
     def _settle(self) -> None:
         # Not of the column's own client: it answers 500 if the table has grown since the client was made.
@@ -250,6 +347,64 @@ class ArrayPart(Part):
         self._dims = dims
         self._spoiled = False
 
+    _stored: StoredArrays | None = None
+
+    @property
+    def _n_pending(self) -> int:
+        return len(self.pending)
+
+    def _adapt(self) -> None:
+        self._ragged = self.node.structure_family == "ragged"
+        if self._ragged:
+            self._stale = self.node.shape[0] != self._n_to_skip  # it grows at its end only
+        else:
+            self._shape, self._dtype = tuple(self.node.shape[1:]), self.node.dtype
+
+    def compare(self, parent: Any, n_rows: int) -> str:
+        """Compare the rows that wait, as far as the catalog has a table of them, and forget them."""
+        if self._stored is None:
+            self._stored = StoredArrays(self.key, None if parent is None else find(parent, self.key), n_rows)
+            self.n_there = len(self._stored)
+        difference = "" if self._spoiled else self._compare_with(self._stored)
+        self.n_given += self._n_pending
+        self._drop(self._n_pending)
+        return difference
+
+    def _compare_with(self, stored: StoredArrays) -> str:
+        try:
+            _block(self.pending, self._shape, self._dtype)  # as it would be when it is written
+        except (TypeError, ValueError):
+            self._spoiled = True
+            return ""
+        difference = stored.compare(self.n_given, self.pending)
+        self.n_there = len(stored)  # less, where it turns out to be torn
+        return difference
+
+    @property
+    def n_lacking(self) -> int:
+        """How many rows are lacking; none, where one came that cannot be stored as an array."""
+        return 0 if self._spoiled else super().n_lacking
+
+    @property
+    def n_beyond(self) -> int:
+        """How many rows the array has beyond those that were given."""
+        return 0 if self._stored is None or self._spoiled else max(0, self._stored.n_in_catalog - self.n_given)
+
+    @property
+    def n_kept(self) -> int:
+        """How many rows can stay; none of a ragged array that is torn, since it grows at its end only."""
+        is_torn = self._stored is not None and self._stored.is_ragged and self._stored.n_in_catalog > self.n_there
+        return 0 if is_torn else super().n_kept
+
+    def shorten(self, parent: Any, access_tags: list[str] | None) -> None:
+        """Cut off what is there beyond the last row."""
+        if self.node is None or self._spoiled or self.node.shape[0] <= self.n_written:
+            return
+        self.pending = list(self.node[: self.n_written])
+        self.n_written = 0
+        self._stale = True
+        self.write(parent, access_tags)
+
     def _settle(self) -> None:
         if self._ragged and self.n_written:
             self._drop(self.node.shape[0] - self.n_written)
@@ -303,7 +458,7 @@ class ArrayPart(Part):
         )
 
     def _take_back(self, array: Any, ragged: bool) -> None:
-        self.pending = [*self.node.read(), *self.pending]
+        self.pending = [*self.node.read()[: self.n_written], *self.pending]
         self.n_written = 0
         self._ragged = ragged
         if not ragged:
@@ -323,19 +478,24 @@ class Column:
     def __init__(self, name: str, kind: str, get: Callable[[Document], Any]) -> None:
         self.name = name
         self.type = _ARROW.get(kind, pyarrow.string())
+        self._is_text = False  # all values are to be made text: one was neither number nor boolean
         self.get = get
 
     def array(self, values: list[Any]) -> pyarrow.Array:
         """Return the values as an Arrow array; the column's type widens if they need it."""
-        for type_ in (self.type, pyarrow.float64()):
+        for type_ in () if self._is_text else (self.type, pyarrow.float64()):
             try:
                 array = _arrow(values, type_)
             except (TypeError, ValueError, OverflowError, pyarrow.ArrowException):
                 continue
             self.type = type_
             return array
-        self.type = pyarrow.string()
+        self.type, self._is_text = pyarrow.string(), True
         return pyarrow.array([_text(value) for value in values], self.type)
+
+    def adopt(self, type_: pyarrow.DataType) -> None:
+        """Take over the type of a column that the catalog has."""
+        self.type, self._is_text = type_, pyarrow.types.is_string(type_)
 
 
 _ARROW = {"number": pyarrow.float64(), "integer": pyarrow.int64(), "boolean": pyarrow.bool_()}
