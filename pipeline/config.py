@@ -16,11 +16,16 @@ from pipeline.reductions.reduction import Reduction
 from pipeline.sinks.databroker import DatabrokerSink
 from pipeline.sinks.journal import Journal
 from pipeline.sinks.jsonl import JSONLSink
+from pipeline.sinks.nats import NATSSink
+from pipeline.sinks.redis import RedisSink
 from pipeline.sinks.tiled import TiledSink
 from pipeline.sources.archive import ArchiveSource
 from pipeline.sources.folder import FolderSource
 from pipeline.sources.journal import JournalSource
 from pipeline.sources.jsonl import read_jsonl
+from pipeline.sources.kafka import KafkaSource
+from pipeline.sources.nats import NATSSource
+from pipeline.sources.redis import RedisSource
 from pipeline.sources.tiled import TiledSource
 from pipeline.sources.zmq import ZMQSource
 
@@ -35,7 +40,7 @@ REDUCTIONS = Shelf(
 )
 SINKS = Shelf(
     "sink",
-    {cls.__name__: cls for cls in (JSONLSink, TiledSink, DatabrokerSink, Journal)},
+    {cls.__name__: cls for cls in (JSONLSink, TiledSink, DatabrokerSink, Journal, RedisSink, NATSSink)},
     group="bluesky_pipeline.sinks",
 )
 PROJECTED = (TiledSink, DatabrokerSink)  # a service brings these level with the ledger
@@ -53,6 +58,7 @@ SOURCES = Shelf(
     {
         "read_jsonl": read_jsonl,
         **{cls.__name__: cls for cls in (JournalSource, FolderSource, ArchiveSource, TiledSource, ZMQSource)},
+        **{cls.__name__: cls for cls in (KafkaSource, RedisSource, NATSSource)},
     },
     group="bluesky_pipeline.sources",
 )

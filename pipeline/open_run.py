@@ -39,8 +39,6 @@ class OpenRun:
         Whether something has come since it was stored last.
     was_stored, is_covered
         Whether it was stored, and has a snapshot; if not, the run is to be read again from its start.
-    was_filled
-        Whether somebody was asked for what is missing.
     """
 
     def __init__(self, start: Document, pipeline: Pipeline, lane: str, before: Any) -> None:
@@ -56,7 +54,7 @@ class OpenRun:
         self.n_documents = 0
         self.since = self.last = time.time()
         self.is_dirty = True
-        self.is_covered = self.was_filled = self.was_stored = False
+        self.is_covered = self.was_stored = False
 
     def take(self, name: str, doc: Document) -> None:
         """Take in a document; a stop document is kept for `settle`."""

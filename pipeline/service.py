@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from pipeline.documents import Document, Sink
+from pipeline.documents import Sink
 from pipeline.errors import PipelineError, PipelineOSError, PipelineValueError
-from pipeline.open_run import OpenRun
+from pipeline.gap_filler import GapFiller, Raw
 from pipeline.open_runs import OpenRuns, ReadAgain
 from pipeline.pipeline import Pipeline
 from pipeline.report import Report
@@ -27,14 +27,6 @@ TURN_SECONDS = 0.2  # a source is waited for no longer: so soon a service ends w
 HOUSE_SECONDS = 0.5  # between two looks at requests, snapshots due and what waits
 SNAPSHOT_SHARE = 0.1  # of the time at most goes into snapshots
 GROUPS = "groups"
-
-
-class Gaps(Protocol):
-    """Whoever can tell what is missing of a raw run: `pipeline.sources.Refill`."""
-
-    def events_of(self, uid: str, stream: str, seq_nums: Collection[int]) -> Sequence[Document]:
-        """Return events, as far as they are known: each its `seq_num`, `time`, `data` and `timestamps`."""
-        ...
 
 
 class Service:
@@ -66,7 +58,7 @@ class Service:
     max_open
         How many open runs are kept in memory; the others are on disk until something of them comes.
     refill
-        Asked for events that are missing.
+        Asked for events that are missing, and for runs whose start never came.
 
     Attributes
     ----------
@@ -85,15 +77,15 @@ class Service:
         patience: float | None = None,
         timeout: float | None = None,
         max_open: int = 200,
-        refill: Gaps | None = None,
+        refill: Raw | None = None,
     ) -> None:
         self._ledger = _ledger_of(pipeline)
         self._source = source
         self._store = StateStore(state or self._ledger.directory / ".state" / "state.db")
         self._snapshot_seconds, self._hold_seconds = snapshot_seconds, hold_seconds
         self._patience, self._timeout, self._max_open = patience, timeout, max_open
-        self._refill = refill
         self.runs = OpenRuns(pipeline, self._store)
+        self._gaps = GapFiller(self.runs, refill)
         self._restore_groups(pipeline)
         self._taken: dict[str, Index | None] = {}  # lane -> up to where everything was taken in
         self._committed: dict[str, Index] = {}
@@ -250,7 +242,8 @@ class Service:
 
     def _is_read_again(self, lane: str) -> bool:
         """Tell whether a lane has gone back, and is not yet where it was: what is stored now would miss the rest."""
-        taken, committed = self._taken[lane], self._committed.get(lane)
+        taken: Any = self._taken[lane]
+        committed = self._committed.get(lane)
         return committed is not None and (taken is None or taken < committed)
 
     def _covered(self, stored: dict[str, StoredRun]) -> dict[str, Index]:
@@ -283,17 +276,21 @@ class Service:
         now = time.monotonic()
         if now >= self._house_due:
             self._house_due = now + HOUSE_SECONDS
-            for uid in self.runs.waiting.overdue(self._hold_seconds):
-                self.runs.leave_out(uid)
+            self._mend(self._hold_seconds)
             self._give_up_late()
             self._do_requests()
             self._reporter.tell()
         if now >= self._snapshot_due or len(self.runs.runs) > 2 * self._max_open:
             self.checkpoint()
 
+    def _mend(self, hold_seconds: float) -> None:
+        """Fetch what is missing from who keeps raw runs, or leave out what waits for it."""
+        for uid in self.runs.waiting.overdue(hold_seconds):
+            if not self._gaps.fetch(uid):
+                self.runs.leave_out(uid)
+        self._gaps.fill_all()
+
     def _give_up_late(self) -> None:
-        for run in [run for run in self.runs.runs.values() if run.parked]:
-            self._fill(run)
         for seconds, parked in ((self._patience, True), (self._timeout, False)):
             if seconds is not None:
                 self._give_up_silent(seconds, parked)
@@ -306,19 +303,6 @@ class Service:
     def _is_stirring(self, uid: str, seconds: float) -> bool:
         """Tell whether something of a run has come since it was stored."""
         return uid in self.runs.runs and time.time() - self.runs.runs[uid].last < seconds
-
-    def _fill(self, run: OpenRun) -> None:
-        """Ask whoever knows for the events that a parked run lacks, once for each stop document."""
-        if self._refill is None or run.stop is None or run.was_filled:
-            return
-        run.was_filled = True
-        for stream, gaps in run.completeness.gaps(run.stop).items():
-            descriptor = run.completeness.descriptor_of(stream)
-            if descriptor is not None:
-                seq_nums = [n for first, last in gaps for n in range(first, min(last, first + 100_000) + 1)]
-                for event in self._refill.events_of(run.uid, stream, seq_nums):
-                    run.fill(stream, descriptor, event)
-        self.runs.settle(run)
 
     def _do_requests(self) -> None:
         for number, verb, uid in self._store.requests():
@@ -343,8 +327,7 @@ class Service:
             self.runs.give_up(run)
         else:
             run.spoiled.clear()
-            run.was_filled = False
-            self._fill(run)
+            self._gaps.fill(run)
             if run.uid in self.runs.runs:
                 self.runs.settle(run)
 
@@ -352,8 +335,7 @@ class Service:
 
     def _finish(self) -> None:
         """End what is left of stored runs, of which no more will come."""
-        for uid in self.runs.waiting.overdue(0.0):
-            self.runs.leave_out(uid)
+        self._mend(0.0)
         for run in list(self.runs.runs.values()):
             self.runs.give_up(run)
 

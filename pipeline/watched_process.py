@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 logger = logging.getLogger(__name__)
 
 LONGEST = 30.0  # seconds between an end and the next start
+LAST_STARTS = 3  # of one that is to finish, and dies
 SETTLED = 60.0  # seconds after which one that ends has done well
 
 
@@ -41,7 +42,8 @@ class WatchedProcess:
         self.name = name
         self.n_starts = 0
         self._command, self._environment = list(command), dict(environment)
-        self._ending = threading.Event()
+        self._ending = threading.Event()  # now
+        self._finishing = threading.Event()  # when all is done
         self._process = self._start()
         self._thread = threading.Thread(target=self._watch, name=f"watches {name}", daemon=True)
         self._thread.start()
@@ -54,16 +56,21 @@ class WatchedProcess:
 
     def _watch(self) -> None:
         delay = 0.5
+        n_last = 0  # starts since it is to finish
         while True:
             status = self._process.wait()
-            if self._ending.is_set():
+            if self._ending.is_set() or (self._finishing.is_set() and (status == 0 or n_last >= LAST_STARTS)):
                 return
             delay = 0.5 if time.monotonic() - self._began > SETTLED else min(2 * delay, LONGEST)
             logger.error("%s has ended with status %s; it is started again in %.0f s.", self.name, status, delay)
-            if self._ending.wait(delay * random.uniform(0.5, 1.0)):
+            self._finishing.wait(delay * random.uniform(0.5, 1.0))
+            if self._ending.is_set():
                 return
+            n_last += self._finishing.is_set()
             self._close_stdin()
             self._process = self._start()
+            if self._finishing.is_set():
+                self._close_stdin()
 
     @property
     def is_running(self) -> bool:
@@ -76,8 +83,8 @@ class WatchedProcess:
         return self._process.pid
 
     def let_end(self) -> None:
-        """Close its standard input: it is to end when it has done what there is."""
-        self._ending.set()
+        """Close its standard input: it is to end when all is done, and is started again if it dies before."""
+        self._finishing.set()
         self._close_stdin()
 
     def _close_stdin(self) -> None:
@@ -86,24 +93,20 @@ class WatchedProcess:
                 self._process.stdin.close()
 
     def wait(self, timeout: float) -> bool:
-        """Return whether it ends within so many seconds."""
-        try:
-            self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
+        """Return whether it has ended, for good, within so many seconds."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
 
     def end(self, timeout: float = 10.0) -> None:
         """End it now: by SIGTERM, and after `timeout` seconds whatever it does."""
         self._ending.set()
-        if self.is_running:
-            self._process.terminate()
-            if not self.wait(timeout):
-                logger.error("%s does not end, and is killed.", self.name)
-                self._process.kill()
-                self._process.wait()
+        self._finishing.set()
+        self._process.terminate()
+        if not self.wait(timeout):
+            logger.error("%s does not end, and is killed.", self.name)
+            self._process.kill()
+            self.wait(5.0)
         self._close_stdin()
-        self._thread.join(5.0)
 
     def __enter__(self) -> "WatchedProcess":
         return self

@@ -187,3 +187,69 @@ def _wait(process, uri, log):
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"the Tiled server does not answer; its log says:\n{log.read_text()[-3000:]}")
         time.sleep(0.1)
+
+
+# Redis and NATS ----------------------------------------------------------------------------------------------------
+
+
+class NoServer(Exception):
+    """There is no such server, and none can be started."""
+
+
+class OwnServer:
+    """A server of our own on a free port, that can be killed and started again on what it wrote to its folder."""
+
+    def __init__(self, folder, binary, *arguments):
+        self.port, self._folder = free_port(), Path(folder)
+        if (found := shutil.which(binary, path=f"{os.environ.get('PATH', '')}:/usr/sbin")) is None:
+            raise NoServer(f"{binary} is not installed")
+        self._command = [found, *(each.format(port=self.port, folder=folder) for each in arguments)]
+        self._process = None
+
+    def start(self):
+        with open(self._folder / "server.log", "ab") as log:
+            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        deadline = time.monotonic() + PATIENCE
+        while not listens(self.port):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise NoServer((self._folder / "server.log").read_text()[-2000:])
+            time.sleep(0.02)
+        return self
+
+    def kill(self):
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, *_):
+        self.kill()
+
+
+def listens(port):
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+def own_redis(folder):
+    """A Redis of our own, that has on its disk all that it acknowledges."""
+    options = "--port {port} --bind 127.0.0.1 --dir {folder} --save  --appendonly yes --appendfsync always"
+    return OwnServer(folder, "redis-server", *options.split(" "))
+
+
+def own_nats(folder):
+    """A NATS server of our own, with JetStream."""
+    return OwnServer(folder, "nats-server", "-a", "127.0.0.1", "-p", "{port}", "-js", "-sd", "{folder}")
+
+
+@contextlib.contextmanager
+def on_port(port, own):
+    """Give the port of the server that listens on this one of loopback, else of one of our own."""
+    if listens(port):
+        yield port
+        return
+    with tempfile.TemporaryDirectory() as folder, own(folder) as server:
+        yield server.port

@@ -264,3 +264,37 @@ def test_a_lane_whose_indices_begin_again_is_followed(tmp_path):
 
     assert ledger_bytes(tmp_path / "served") == replayed([first, second], tmp_path / "replayed")
     assert anew.committed["one"] == len(second)
+
+
+class Kept:
+    """Raw runs that somebody keeps; nothing of them is there before they are added."""
+
+    def __init__(self, *runs):
+        self.runs = {uid_of(run): run for run in runs}
+
+    def documents(self, uid):
+        return self.runs.get(uid)
+
+    def events_of(self, uid, stream, seq_nums):
+        events = [doc for name, doc in self.runs.get(uid, ()) if name == "event"]
+        return [doc for doc in events if doc["seq_num"] in seq_nums]
+
+
+def test_a_gap_is_filled_from_who_keeps_raw_runs(tmp_path):
+    run = raw_run("a")
+
+    source = Lanes(one=[*run[:4], *run[6:9], run[-1]])
+    source.is_stored = True
+    served(source, tmp_path / "served", refill=Kept(run))
+
+    assert ledger_bytes(tmp_path / "served") == replayed([run], tmp_path / "replayed")
+
+
+def test_a_run_that_was_joined_in_the_middle_is_fetched(tmp_path):
+    run, other = raw_run("a"), raw_run("b")
+
+    source = Lanes(one=[*run[4:], *other])
+    source.is_stored = True
+    served(source, tmp_path / "served", refill=Kept(run))
+
+    assert ledger_bytes(tmp_path / "served") == replayed([run, other], tmp_path / "replayed")

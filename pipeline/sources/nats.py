@@ -3,10 +3,13 @@
 import json
 import logging
 import queue
+import socket
 import time
+import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pipeline.errors import PipelineRuntimeError, PipelineValueError
 from pipeline.nats_client import NATSThread, nats_servers
@@ -79,14 +82,16 @@ class NATSSource:
         self._thread: NATSThread | None = None
         self._client: Client | None = None
         self._on_lost: OnLost = lambda lanes: None
-        self._created: object = None  # when the consumer was made, by us: if it changes, another process has made it
-        self._is_taken = False
-        self._come: queue.SimpleQueue[Msg] = queue.SimpleQueue()
+        self._owner = ""  # what the consumer is described by while it is ours
+        self._has_begun = self._is_taken = self._is_told = False
+        self._inbox, self._come = "", queue.SimpleQueue["Msg"]()
         self._pulls_until: float | None = None  # by then the server has answered that it has nothing
         self._left = 0  # how many messages the server may still send for what it was asked
         self._next = 1  # which message of the consumer comes next
         self._last = 0  # the sequence in the stream of the last message that was given
+        self._first = 0  # the sequence of the first message that was given
         self._committed = 0
+        self._is_anew = False  # the stream, so that its sequences have begun again
         self._held: deque[tuple[int, str]] = deque()  # sequence, where to acknowledge it; of this consumer
 
     def __repr__(self) -> str:
@@ -106,7 +111,9 @@ class NATSSource:
             If nats-py is not installed.
         """
         self._committed, self._on_lost = _sequence(begin.get(self.stream, 0)), on_lost
-        self._last, self._created, self._is_taken = 0, None, False
+        self._last, self._first = 0, 0
+        self._has_begun = self._is_taken = self._is_told = self._is_anew = False
+        self._owner = f"bluesky-pipeline on {socket.gethostname()}, {uuid.uuid4()}"
         self._thread = NATSThread()
         self._link.came()
 
@@ -121,14 +128,16 @@ class NATSSource:
     def read(self, timeout: float) -> Sequence[Item]:
         """Return what comes next, at once when something comes."""
         thread = self._nats
-        if self._is_taken or not self._link.is_due:
-            (time.sleep if self._is_taken else self._link.wait)(timeout)
+        if self._is_told or not self._link.is_due:
+            (time.sleep if self._is_told else self._link.wait)(timeout)
             return []
+        items: list[Item] = []
         try:
-            items = self._read(thread, timeout)
+            self._read(thread, timeout, items)
         except Exception as error:  # noqa: BLE001 - nats-py and its socket fail in many ways; all mean: connect again
             self._drop(error)
-            return []
+        if self._is_taken:
+            self._tell_taken()
         if items:
             self._link.came()
         return items
@@ -138,19 +147,23 @@ class NATSSource:
         self._nats.disconnect(self._client)
         self._client = None
 
-    def _read(self, thread: NATSThread, timeout: float) -> list[Item]:
-        if self._client is None or self._client.is_closed:
-            if self._client is not None:
-                self._drop("the connection was closed")
-                return []
-            self._connect(thread, self._committed + 1)
+    def _read(self, thread: NATSThread, timeout: float, items: list[Item]) -> None:
+        """Add what comes, also what came before a fault."""
+        if self._client is None:
+            self._client = thread.connect(self.servers)
+            self._start(thread, self._client)
             self._link.back()
-        items: list[Item] = []
+        if self._is_taken:
+            return
+        if self._client.is_closed:
+            raise ConnectionError("the connection was closed")
+        if self._is_anew:
+            self._is_anew = False
+            items.append(poison(Position(self.stream, 0), "the stream was made anew", begins_anew=True))
         for message in self._messages(thread, timeout):
             if (item := self._take(message)) is not None:
-                items.append(item)
+                items.append(item)  # noqa: PERF401 - the next one may raise
         self._acknowledge()
-        return items
 
     def _messages(self, thread: NATSThread, timeout: float) -> "list[Msg]":
         """Return what has come, as soon as something has; ask for more, and see that the server answers."""
@@ -167,12 +180,14 @@ class NATSSource:
     def _pull(self, thread: NATSThread) -> None:
         now = time.monotonic()
         if self._pulls_until is not None:
-            if now > self._pulls_until:
+            if now > self._pulls_until and self._come.empty():
                 raise TimeoutError("the server does not answer")
+            return
+        assert self._client is not None
+        if not self._is_still_ours(thread, self._client):
             return
         request = {"batch": self._batch, "expires": int(PULL_SECONDS * 1e9)}
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{self.durable}"
-        assert self._client is not None
         thread.run(self._client.publish(subject, json.dumps(request).encode(), self._inbox))
         self._pulls_until, self._left = now + PULL_SECONDS + GRACE_SECONDS, self._batch
 
@@ -185,15 +200,13 @@ class NATSSource:
         if not self._left:
             self._pulls_until = None
         sequence, number = _numbers(message.reply)
-        if number < self._next:  # of a consumer that was made anew meanwhile
-            return None
-        if number > self._next:
-            raise ConnectionError(f"message {self._next} of the consumer is missing, {number} is there")
+        if number != self._next:  # one was lost on its way, or another process reads too
+            raise ConnectionError(f"wanted message {self._next} of the consumer, there is {number}")
         self._next += 1
         self._held.append((sequence, message.reply))
         if sequence <= self._last:
             return None
-        self._last = sequence
+        self._last, self._first = sequence, self._first or sequence
         return self._item(Position(self.stream, sequence), message)
 
     def _note(self, headers: Mapping[str, str]) -> None:
@@ -209,15 +222,38 @@ class NATSSource:
 
     # the consumer ---------------------------------------------------------------------------------------------------
 
-    def _connect(self, thread: NATSThread, behind: int) -> None:
-        """Connect, and let the consumer begin with this message, or where it has been, if that is later."""
-        self._client = thread.connect(self.servers)
-        thread.run(self._subscribe(self._client))
-        if not self._is_ours(info := thread.run(self._info(self._client))):
+    def _start(self, thread: NATSThread, client: "Client", behind: int | None = None) -> None:
+        """Let the consumer go on behind what is committed, or behind this message, if that is earlier.
+
+        What was sent and not acknowledged comes again only after a long time, and behind what is new: so the consumer
+        is made anew, unless it stands just there.
+        """
+        thread.run(self._subscribe(client))
+        info = thread.run(self._info(client))
+        if info is not None and not self._has_begun:
+            self._committed = _floor(info)
+        elif info is not None and not self._is_ours(info):
             return
-        floor = max(_floor(info), self._committed)
-        self._committed = floor
-        self._begin(thread, self._client, floor + 1, info)
+        config = self._consumer(min(self._committed, self._committed if behind is None else behind) + 1)
+        if info is not None and behind is None and _stands(info, config):
+            config = replace(info.config, description=self._owner)
+        elif info is not None:
+            thread.run(client.jetstream().delete_consumer(self.stream, self.durable))
+        info = thread.run(client.jetstream().add_consumer(self.stream, config))
+        self._has_begun = True
+        self._next = (info.delivered.consumer_seq if info.delivered else 0) + 1
+        self._pulls_until = None
+        self._held.clear()
+
+    def _is_ours(self, info: "ConsumerInfo | None") -> bool:
+        """Tell whether no other process has made the consumer its own."""
+        self._is_taken = info is not None and info.config.description != self._owner
+        return not self._is_taken
+
+    def _is_still_ours(self, thread: NATSThread, client: "Client") -> bool:
+        if (info := thread.run(self._info(client))) is None:
+            raise ConnectionError("the consumer is gone")
+        return self._is_ours(info)
 
     async def _subscribe(self, client: "Client") -> None:
         """Take in messages on a subject of our own, in a queue of its own: what is of before goes nowhere."""
@@ -227,51 +263,33 @@ class NATSSource:
             come.put(message)
 
         self._come, self._inbox = come, client.new_inbox()
-        await client.subscribe(self._inbox, cb=put, pending_bytes_limit=2**31)
+        await client.subscribe(self._inbox, cb=put, pending_bytes_limit=0)
 
     async def _info(self, client: "Client") -> "ConsumerInfo | None":
         from nats.js.errors import NotFoundError
 
-        await client.jetstream().stream_info(self.stream)  # that it is not there is an error of its own
+        newest = (await client.jetstream().stream_info(self.stream)).state.last_seq
+        if newest < max(self._committed, self._last):
+            logger.warning("%s: the stream was made anew; it is read from its beginning.", self.name)
+            self._committed = self._last = self._first = 0
+            self._is_anew = True
         try:
             return await client.jetstream().consumer_info(self.stream, self.durable)
         except NotFoundError:
             return None
 
-    def _is_ours(self, info: "ConsumerInfo | None") -> bool:
-        if self._created is None or info is None or info.created == self._created:
-            return True
-        self._is_taken = True
-        self._held.clear()
+    def _tell_taken(self) -> None:
         logger.error("%s: another process reads with %r; this one gives nothing more.", self.name, self.durable)
-        self._on_lost([self.stream])
-        return False
-
-    def _begin(self, thread: NATSThread, client: "Client", first: int, info: "ConsumerInfo | None" = None) -> None:
-        """Let the consumer begin with this message: make it anew, but where it stands just there.
-
-        What was sent and not acknowledged comes again only after a long time, and behind what is new, unless the
-        consumer is made anew.
-        """
-        config = self._consumer(first)
-        if info is None or not _stands(info, config):
-            info = thread.run(self._make(client, config, is_there=info is not None))
-        self._created = info.created
-        self._next = info.delivered.consumer_seq + 1
+        self._is_told = True
         self._held.clear()
-        self._pulls_until = None
-
-    async def _make(self, client: "Client", config: "ConsumerConfig", *, is_there: bool) -> "ConsumerInfo":
-        if is_there:
-            await client.jetstream().delete_consumer(self.stream, self.durable)
-        return await client.jetstream().add_consumer(self.stream, config)
+        self._on_lost([self.stream])
 
     def _consumer(self, first: int) -> "ConsumerConfig":
         from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
         return ConsumerConfig(
             durable_name=self.durable,
-            description="bluesky-pipeline",
+            description=self._owner,
             deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
             opt_start_seq=first,
             ack_policy=AckPolicy.ALL,
@@ -282,21 +300,17 @@ class NATSSource:
 
     # positions -----------------------------------------------------------------------------------------------------
 
-    def rewind(self, lane: str, index: Index) -> bool:
-        """Go back to behind this message; False if the server has let the next one go."""
-        behind, client = _sequence(index), self._client
+    def rewind(self, lane: str, index: Index | None) -> bool:
+        """Go back to behind this message, or before the first; False if the server has let the next one go."""
+        behind, client = max(0, self._first - 1) if index is None else _sequence(index), self._client
         if lane != self.stream or client is None or self._is_taken:
             return False
         try:
             if self._nats.run(client.jetstream().stream_info(self.stream)).state.first_seq > behind + 1:
                 return False
-            self._nats.run(self._subscribe(client))
-            info = self._nats.run(self._info(client))
-            if not self._is_ours(info):
+            self._start(self._nats, client, behind)
+            if self._is_taken:
                 return False
-            # What is not committed comes again with the rest, if this process ends now.
-            self._nats.run(self._make(client, config := self._consumer(min(behind, self._committed) + 1), is_there=info is not None))
-            self._begin(self._nats, client, min(behind, self._committed) + 1, self._nats.run(self._info(client)))
         except Exception as error:  # noqa: BLE001 - as in read
             self._drop(error)
             return False
@@ -316,7 +330,7 @@ class NATSSource:
         reply = None
         while self._held and self._held[0][0] <= self._committed:
             reply = self._held.popleft()[1]
-        if reply is not None and self._client is not None:
+        if reply is not None and self._client is not None and self._is_still_ours(self._nats, self._client):
             self._nats.run(self._client.publish(reply, b"+ACK"))  # that, and all before it
 
     def close(self) -> None:
@@ -357,6 +371,3 @@ def _numbers(reply: str) -> tuple[int, int]:
 
 def _sequence(index: Index) -> int:
     return index if isinstance(index, int) else index[0]
-
-
-__all__ = ["NATSSource"]
