@@ -1,5 +1,6 @@
 """Live, incremental analysis of Bluesky runs, stored as runs of their own that are linked to the raw ones."""
 
+from pipeline.attachment import attach as attach
 from pipeline.buffer import Buffered as Buffered
 from pipeline.errors import PipelineError as PipelineError
 from pipeline.group import group_by as group_by

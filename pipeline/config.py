@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +108,11 @@ class Config:
         return Pipeline(self.nodes, [sink() for sink in sinks], timeout=self._timeout)
 
     @property
-    def catalogs(self) -> list[Any]:
-        """The targets of the catalogs among the sinks."""
-        targets = [sink for sink in self.sinks if sink.target in PROJECTED]
-        return [next(iter((*sink.args, *sink.kwargs.values())), None) for sink in targets]
+    def catalogs(self) -> list[tuple[Any, str]]:
+        """Target and container of the catalogs among the sinks."""
+        sinks = [sink for sink in self.sinks if sink.target in PROJECTED]
+        told = [signature(sink.target).bind(*sink.args, **sink.kwargs).arguments for sink in sinks]
+        return [(each.get("target", each.get("catalog")), each.get("container", "analysis")) for each in told]
 
     def refill(self) -> Any:
         """Return who knows what a raw run lacks, if the configuration names a catalog of raw runs."""

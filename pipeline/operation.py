@@ -61,8 +61,8 @@ class Operation:
         self.service = Service(pipeline, self._source, refill=self._config.refill(), **self._config.service)
         with ExitStack() as stack:
             stack.enter_context(self._signals())
-            for target in self._config.catalogs:
-                stack.enter_context(self._projector(target))
+            for target, container in self._config.catalogs:
+                stack.enter_context(self._projector(target, container))
             if self._listen is not None:
                 stack.enter_context(self._monitor(self._listen))
             stack.enter_context(self._reports())
@@ -72,11 +72,11 @@ class Operation:
     # catalogs --------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _projector(self, target: Any) -> Iterator[None]:
+    def _projector(self, target: Any, container: str) -> Iterator[None]:
         from pipeline.projector import report_path
 
-        options = [str(self._ledger)] + ([] if target is None else ["--to", str(target)])
-        path = report_path(self._ledger, target)
+        options = [str(self._ledger), "--container", container] + ([] if target is None else ["--to", str(target)])
+        path = report_path(self._ledger, target, container)
         path.unlink(missing_ok=True)
         command, environment = python_module("pipeline.projector_process", *options)
         with WatchedProcess(f"projector to {target or 'the embedded catalog'}", command, environment) as process:

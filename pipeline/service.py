@@ -102,7 +102,7 @@ class Service:
         try:
             while not (self._stopping.is_set() or self._source.ended):
                 self._turn()
-            if self._source.ended and getattr(self._source, "is_stored", False):
+            if self._source.ended and self._source.is_stored:
                 self._finish()
         finally:
             self._end()

@@ -56,7 +56,7 @@ def test_every_file_in_configs_loads_and_connects_to_nothing(path, tmp_path, mon
         ("nodes: [{name: n, reductions: [{Mean: a}]}, {name: n, reductions: [{Mean: b}]}]", "more than one 'n'"),
         (GOOD + "sinks: [{JSONSink: a}]", r"sinks\[0\]: no sink 'JSONSink'; did you mean 'JSONLSink'\?"),
         (GOOD + "sinks: {JSONLSink: a}", "sinks: wanted a list"),
-        (GOOD + "source: {KafkaSource: a}", "source: no source 'KafkaSource'"),
+        (GOOD + "source: {CafkaSource: a}", "source: no source 'CafkaSource'"),
         (GOOD + "timeout: soon", "timeout: wanted seconds, there is 'soon'"),
         (GOOD + "snks: []", r"no key 'snks'; did you mean 'sinks'\?"),
         ("- a", "the file: wanted a mapping"),

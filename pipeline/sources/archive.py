@@ -58,6 +58,7 @@ class ArchiveSource:
     """
 
     may_lose = False
+    is_stored = True
 
     def __init__(
         self,

@@ -65,6 +65,7 @@ class FolderSource:
     """
 
     may_lose = False
+    is_stored = False
 
     def __init__(
         self,
@@ -81,6 +82,7 @@ class FolderSource:
             raise PipelineValueError("FolderSource: wanted settle of at least 0, and poll_seconds above 0.")
         self.name = name
         self.ended = False
+        self.is_stored = not follow
         self._folder, self._pattern = Path(path).expanduser(), pattern
         self._follow, self._settle, self._poll_seconds = follow, settle, poll_seconds
         self._state = _state_file(self._folder, state)

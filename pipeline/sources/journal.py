@@ -67,11 +67,13 @@ class JournalSource:
 
     name = "journal"
     may_lose = False
+    is_stored = False
 
     def __init__(self, directory: str | os.PathLike[str], reader: str = "pipeline", *, follow: bool = True) -> None:
         self.directory = Path(directory)
         self.reader = reader
         self.ended = False
+        self.is_stored = not follow
         self._follow = follow
         self._readers = Readers(directory)
         self._committed = -1

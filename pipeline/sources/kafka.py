@@ -57,6 +57,7 @@ class KafkaSource:
     """
 
     may_lose = False
+    is_stored = False
 
     def __init__(
         self,

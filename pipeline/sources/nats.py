@@ -63,6 +63,7 @@ class NATSSource:
     """
 
     may_lose = False
+    is_stored = False
 
     def __init__(
         self,

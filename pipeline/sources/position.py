@@ -73,12 +73,15 @@ class PositionedSource(Protocol):
         What the log and the metrics call it.
     may_lose
         Whether a document may be lost on the way, so that only a gap in `seq_num` tells.
+    is_stored
+        Whether no more will ever come than what there is: runs that are open at its end are over.
     ended
         Whether there will be no more: of a live source never, unless it is told to end.
     """
 
     name: str
     may_lose: bool
+    is_stored: bool
     ended: bool
 
     def open(self, begin: Mapping[str, Index], on_lost: OnLost = _ignore) -> None:

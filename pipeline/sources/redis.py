@@ -59,6 +59,7 @@ class RedisSource:
     """
 
     may_lose = False
+    is_stored = False
 
     def __init__(
         self,

@@ -67,6 +67,7 @@ class TiledSource:
     """
 
     may_lose = False
+    is_stored = False
 
     def __init__(
         self,
