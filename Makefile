@@ -5,20 +5,26 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test postgresql lint bench clean
+.PHONY: demo test crash-test services lint bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/bluesky-pipeline demo
 
-test: $(VENV)/.installed-dev postgresql
+test: $(VENV)/.installed-dev services
 	$(BIN)/python -m pytest
 
-# The tests start a server of their own where none answers on loopback, and are skipped where neither can be.
-postgresql:
-	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { \
+# The long form of a test: a service is killed N times, and its ledger compared each time.
+N ?= 5000
+crash-test: $(VENV)/.installed-dev
+	$(BIN)/python tests/crashes.py $(N)
+
+# The tests use the servers that answer on loopback, start their own where none does, and are skipped where neither can
+# be. Debian's packages bring them.
+services:
+	@command -v redis-server nats-server chromium >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { \
 		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
-		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql >/dev/null; \
-	} || echo "No PostgreSQL is installed: its tests are skipped, unless one answers on loopback."
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql redis-server nats-server chromium >/dev/null; \
+	} || echo "PostgreSQL, Redis, NATS or Chromium is not installed: its tests are skipped, unless one answers on loopback."
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

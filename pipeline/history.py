@@ -3,6 +3,8 @@
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain, groupby
 from typing import Any, Generic, TypeVar
 
 import numpy
@@ -91,15 +93,17 @@ Entries = list[tuple[int | Sequence[int], Data]]
 
 def _pack_entries(entries: Entries) -> list[Any]:
     """Return entries as columns, as long as they have the same fields."""
-    parts: list[tuple[list[int], dict[str, list[Any]]]] = []
-    for entry in entries:
-        for seq_num, data in _events(*entry):
-            if not parts or parts[-1][1].keys() != data.keys():
-                parts.append(([], {field: [] for field in data}))
-            parts[-1][0].append(seq_num)
-            for field, value in data.items():
-                parts[-1][1][field].append(value)
-    return [[seq_nums, {field: _pack_column(column) for field, column in part.items()}] for seq_nums, part in parts]
+    parts: list[Any] = []
+    for (is_page, fields), group in groupby(entries, lambda entry: (not isinstance(entry[0], int), tuple(entry[1]))):
+        seq_nums, data = zip(*group, strict=True)
+        if is_page:
+            seq_nums = chain.from_iterable(seq_nums)
+            columns = [list(chain.from_iterable(each[field] for each in data)) for field in fields]
+        else:
+            columns = map(list, zip(*(each.values() for each in data), strict=True))
+        columns = {field: _pack_column(column) for field, column in zip(fields, columns, strict=True)}
+        parts.append([_pack_column(list(seq_nums)), columns])
+    return parts
 
 
 def _pack_column(values: list[Any]) -> Any:
@@ -107,14 +111,16 @@ def _pack_column(values: list[Any]) -> Any:
     kinds = set(map(type, values))
     if kinds <= {float, numpy.float64}:
         return numpy.array(values, float)
-    if kinds == {int} and all(-(2**63) <= value < 2**63 for value in values):
-        return numpy.array(values, numpy.int64)
+    if kinds == {int}:
+        with suppress(OverflowError):
+            return numpy.array(values, numpy.int64)
     return pack(values, "data", "")
 
 
 def _unpack_entries(packed: list[Any]) -> Entries:
     return [
-        (seq_nums, {field: _unpack_column(column) for field, column in columns.items()}) for seq_nums, columns in packed
+        (_unpack_column(seq_nums), {field: _unpack_column(column) for field, column in columns.items()})
+        for seq_nums, columns in packed
     ]
 
 

@@ -1,7 +1,6 @@
 """Put the events of one raw stream in order, each once."""
 
 import heapq
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,7 +9,6 @@ import numpy
 from pipeline.documents import Document
 from pipeline.state import pack, unpack
 
-_UUIDS = re.compile(r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})*")
 _COUNTERS = ("n_taken", "n_duplicates", "n_superseded", "n_retaken", "n_missing")
 
 REMEMBERED = 4096  # uids of the last events, by which one that comes again is known
@@ -150,21 +148,24 @@ class Intake:
 
     def state(self) -> dict[str, Any]:
         """Return what events have changed, as JSON values and arrays."""
-        window = range(max(1, self._next - REMEMBERED), self._next)
         return {
             "next": self._next,
-            "uids": _pack_uids([self._uids[seq_num % REMEMBERED] for seq_num in window]),
+            "uids": _pack_uids(self._window()),
             "replaced": sorted(self._replaced),
             "parked": [pack(doc, "event", "") for _, _, doc in sorted(self._parked, key=lambda each: each[1])],
             **{name: getattr(self, name) for name in _COUNTERS},
         }
 
+    def _window(self) -> list[str | None]:
+        """Return the uids that are remembered, the last one last; some archives count from 0."""
+        n = min(self._next - (self._uids[0] is None), REMEMBERED)
+        return _turned(self._uids, self._next)[REMEMBERED - n :]
+
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state, as if nothing had been between."""
         self._next = state["next"]
         uids = _unpack_uids(state["uids"])
-        for seq_num, uid in zip(range(self._next - len(uids), self._next), uids, strict=True):
-            self._uids[seq_num % REMEMBERED] = uid
+        self._uids = _turned([*[None] * (REMEMBERED - len(uids)), *uids], -self._next)
         self._replaced = set(state["replaced"])
         for doc in state["parked"]:
             self._park(unpack(doc, ""))
@@ -172,17 +173,31 @@ class Intake:
             setattr(self, name, state[name])
 
 
+def _turned(uids: list[str | None], n: int) -> list[str | None]:
+    """Return the uids from the n-th on, and those before it behind them."""
+    n %= len(uids)
+    return uids[n:] + uids[:n]
+
+
+_DIGITS = [slice(0, 8), slice(9, 13), slice(14, 18), slice(19, 23), slice(24, 36)]  # of a UUID, between its hyphens
+
+
 def _pack_uids(uids: list[str | None]) -> Any:
     """Return uids as they are, or in 16 bytes each, if they all are what UUIDs look like."""
-    if None in uids or not _UUIDS.fullmatch(text := "".join(filter(None, uids))):
+    try:
+        digits = bytes.fromhex("".join(map(str, uids)).replace("-", ""))
+    except ValueError:
         return uids
-    return numpy.frombuffer(bytes.fromhex(text.replace("-", "")), numpy.uint8)
+    packed = numpy.frombuffer(digits, numpy.uint8)
+    return packed if len(packed) == 16 * len(uids) and _unpack_uids(packed) == uids else uids
 
 
 def _unpack_uids(packed: Any) -> list[str | None]:
     if isinstance(packed, list):
         return packed
-    text = packed.tobytes().hex()
-    return [
-        f"{s[:8]}-{s[8:12]}-{s[12:16]}-{s[16:20]}-{s[20:]}" for s in (text[i : i + 32] for i in range(0, len(text), 32))
-    ]
+    digits = numpy.frombuffer(packed.tobytes().hex().encode(), numpy.uint8).reshape(-1, 32)
+    letters = numpy.full((len(digits), 36), ord("-"), numpy.uint8)
+    for n_before, part in enumerate(_DIGITS):
+        letters[:, part] = digits[:, part.start - n_before : part.stop - n_before]
+    text = letters.tobytes().decode()
+    return [text[i : i + 36] for i in range(0, len(text), 36)]

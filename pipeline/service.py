@@ -162,7 +162,11 @@ class Service:
 
     def _claim(self, lane: str, first: Index) -> None:
         self._store.claim(lane)
+        if self._source.may_lose:  # it knows of no other index than its own since it was opened
+            self._begin_anew(lane)
         committed = self._store.positions().get(lane)
+        if committed is not None:
+            self._committed[lane] = committed  # another process may have had the lane meanwhile
         self._taken[lane] = committed if committed is not None and committed < first else None
 
     def _begin_anew(self, lane: str) -> None:
@@ -248,18 +252,26 @@ class Service:
 
     def _covered(self, stored: dict[str, StoredRun]) -> dict[str, Index]:
         """Return up to where everything is taken in or stored, by lane, where that has moved on."""
-        open_ends = self.runs.waiting.positions()
+        ends: dict[str, list[Index | None]] = {}
+        for lane, taken in self._taken.items():
+            if taken != self._committed.get(lane):
+                ends[lane] = [taken]
+        for lane, before in self._open_ends(stored):
+            ends.get(lane, []).append(before)
+        covered: dict[str, Index] = {}
+        for lane, each in ends.items():
+            known: list[Any] = [end for end in each if end is not None]
+            if len(known) == len(each) and (lane not in self._committed or min(known) > self._committed[lane]):
+                covered[lane] = min(known)
+        return covered
+
+    def _open_ends(self, stored: dict[str, StoredRun]) -> Iterator[tuple[str, Index | None]]:
+        """Yield lane and position behind which there is what no snapshot covers."""
+        yield from self.runs.waiting.positions()
         for run in self.runs.runs.values():
             is_covered = stored[run.uid].snapshot is not None if run.uid in stored else run.is_covered
             if not is_covered:
-                open_ends.append((run.lane, run.before))
-        covered: dict[str, Index] = {}
-        for lane, taken in self._taken.items():
-            ends = [taken, *(before for of, before in open_ends if of == lane)]
-            known = [end for end in ends if end is not None]
-            if len(known) == len(ends) and (lane not in self._committed or min(known) > self._committed[lane]):
-                covered[lane] = min(known)
-        return covered
+                yield run.lane, run.before
 
     def _groups(self) -> dict[str, bytes]:
         groups = self.runs.pipelines[-1].groups_state()

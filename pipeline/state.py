@@ -176,16 +176,14 @@ def _unpack_object(name: str, attributes: Mapping[str, Any], package: str) -> An
 def state_to_bytes(state: Any) -> bytes:
     """Return JSON values and numpy arrays, nested, as bytes: a line of JSON for the values, then each array as npy.
 
+    Equal arrays are there once: the nodes of a pipeline remember the same raw events.
+
     >>> state_from_bytes(state_to_bytes({"n": 2, "mean": numpy.array([1.0, 2.0])}))
     {'n': 2, 'mean': array([1., 2.])}
     """
-    arrays: list[numpy.ndarray] = []
+    arrays: dict[bytes, int] = {}  # as npy -> its number
     text = json.dumps(_without_arrays(state, arrays), allow_nan=False, separators=(",", ":"))
-    file = io.BytesIO()
-    file.write(f"{len(arrays)} {text}\n".encode())
-    for each in arrays:
-        write_array(file, each, allow_pickle=False)
-    return file.getvalue()
+    return b"".join([f"{len(arrays)} {text}\n".encode(), *arrays])
 
 
 def state_from_bytes(content: bytes) -> Any:
@@ -208,16 +206,21 @@ def state_from_bytes(content: bytes) -> Any:
     return state
 
 
-def _without_arrays(value: Any, arrays: list[numpy.ndarray]) -> Any:
+def _without_arrays(value: Any, arrays: dict[bytes, int]) -> Any:
     """Return the value with the number of an array in place of each, and put them there."""
     if isinstance(value, numpy.ndarray):
-        arrays.append(value)
-        return {"!ndarray": len(arrays) - 1}
+        return {"!ndarray": arrays.setdefault(_npy(value), len(arrays))}
     if isinstance(value, dict):
         return {key: _without_arrays(part, arrays) for key, part in value.items()}
     if isinstance(value, list):
         return [_without_arrays(part, arrays) for part in value]
     return value
+
+
+def _npy(array: numpy.ndarray) -> bytes:
+    file = io.BytesIO()
+    write_array(file, array, allow_pickle=False)
+    return file.getvalue()
 
 
 def _with_arrays(value: Any, arrays: Sequence[numpy.ndarray]) -> Any:

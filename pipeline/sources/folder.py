@@ -225,18 +225,18 @@ class FolderSource:
         try:
             file = GrowingFile(self._folder / lane, offset if size >= size_before else 0)
             if file.offset < offset:
-                yield [self._replaced(lane, offset, "")]
+                yield [self._replaced(lane, "")]
                 file = GrowingFile(self._folder / lane)
             self._files[lane], self._changed[lane] = file, time.monotonic()
         except OSError as error:
             self._done[lane] = size, offset
             yield [poison(Position(lane, offset), f"{lane}: {error}")]
 
-    def _replaced(self, lane: str, offset: int, run: str) -> Item:
+    def _replaced(self, lane: str, run: str) -> Item:
         self._committed.pop(lane, None)
         reason = f"{lane} is shorter than it was: it is another file, and is read anew."
         logger.warning("%s: %s", self.name, reason)
-        return poison(Position(lane, offset), reason, run)
+        return poison(Position(lane, 0), reason, run, begins_anew=True)
 
     def _remove(self, lane: str) -> Iterator[list[Item]]:
         self._done.pop(lane, None)
@@ -252,7 +252,7 @@ class FolderSource:
         file = self._files[lane]
         try:
             if file.has_shrunk:
-                yield [self._replaced(lane, file.offset, file.run)]
+                yield [self._replaced(lane, file.run)]
                 file = self._files[lane] = GrowingFile(self._folder / lane)
             if file.has_grown:
                 self._changed[lane] = time.monotonic()

@@ -25,7 +25,7 @@ class Position(NamedTuple):
     """
 
     lane: str
-    index: Index
+    index: Index  # pyright: ignore[reportIncompatibleMethodOverride]  # nobody looks for a value in a position
 
 
 class Item(NamedTuple):
