@@ -21,7 +21,7 @@ crash-test: $(VENV)/.installed-dev
 # The tests use the servers that answer on loopback, start their own where none does, and are skipped where neither can
 # be. Debian's packages bring them.
 services:
-	@command -v redis-server nats-server chromium >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { \
+	@ls /usr/bin/redis-server /usr/sbin/nats-server /usr/bin/chromium /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { \
 		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql redis-server nats-server chromium >/dev/null; \
 	} || echo "PostgreSQL, Redis, NATS or Chromium is not installed: its tests are skipped, unless one answers on loopback."

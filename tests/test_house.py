@@ -66,6 +66,7 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     code = "\n".join(blocks)
 
     monkeypatch.setenv("BLUESKY_PIPELINE_CATALOG_LINGER", "1")
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
 
