@@ -12,11 +12,17 @@ from benchmarks.finding import finding
 from benchmarks.fits import fits
 from benchmarks.flows import flows
 from benchmarks.imports import imports
+from benchmarks.journal import journal
 from benchmarks.memory import memory
 from benchmarks.peers import peers
+from benchmarks.projector import projector
 from benchmarks.scans import scans
+from benchmarks.service import attached, latency, restart, service_memory, throughput
 
-ALL = (imports, events, pages, scans, catalogs, finding, memory, cells, event_reductions, fits, flows, peers)
+ALL = (
+    *(imports, events, pages, scans, catalogs, finding, memory, cells, event_reductions, fits, flows, peers),
+    *(journal, projector, attached, latency, throughput, restart, service_memory),
+)
 
 
 def main(names):

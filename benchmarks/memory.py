@@ -22,14 +22,14 @@ def resident():
 def many_runs(pipeline, first, last):
     for k in range(first, last):
         uid = f"{k:08d}-0000-4000-8000-000000000000"
-        for name, doc in _renamed(TEMPLATE, uid):
+        for name, doc in renamed(TEMPLATE, uid):
             pipeline(name, doc)
 
 
 TEMPLATE = make_run({"det": [1.0, 2.0, 3.0]})
 
 
-def _renamed(documents, uid):
+def renamed(documents, uid):
     descriptor = f"{uid[:-1]}1"
     for i, (name, doc) in enumerate(documents):
         links = {"run_start": uid} if "run_start" in doc else {"descriptor": descriptor} if "descriptor" in doc else {}

@@ -1,5 +1,6 @@
 """Count off a raw run: whether everything that its stop document tells of has come."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,43 +72,38 @@ class Completeness:
 
 
 class _Seen:
-    """The `seq_num` of one stream that have come: all below `next`, and some beyond."""
+    """The `seq_num` of one stream that have come: all below `next`, and spans beyond, from their first to their last."""
 
-    def __init__(self, after: int = 1, early: list[int] | None = None) -> None:
+    def __init__(self, after: int = 1, early: list[list[int]] | None = None) -> None:
         self._next = after
-        self._early = set(early or ())
+        self._early = [(first, last) for first, last in early or ()]  # in order, with gaps between them
 
     def state(self) -> list[Any]:
-        return [self._next, sorted(self._early)]
+        return [self._next, [list(span) for span in self._early]]
 
     def add(self, seq_num: int) -> None:
-        if seq_num == self._next:
+        if seq_num == self._next and not self._early:
             self._next += 1
-            if self._early:
-                self._catch_up()
-        elif seq_num > self._next:
-            self._early.add(seq_num)
+        elif seq_num >= self._next:
+            self.add_range(seq_num, seq_num + 1)
 
     def add_range(self, start: int, stop: int) -> None:
         """Add those from `start` on, below `stop`."""
-        if start <= self._next:
-            self._next = max(self._next, stop)
-            self._early = {seq_num for seq_num in self._early if seq_num >= self._next}
-            self._catch_up()
-        else:
-            self._early.update(range(start, stop))
-
-    def _catch_up(self) -> None:
-        while self._next in self._early:
-            self._early.discard(self._next)
-            self._next += 1
+        if start >= stop:
+            return
+        begin = bisect_left(self._early, start - 1, key=lambda span: span[1])  # the first that it touches
+        end = bisect_right(self._early, stop, key=lambda span: span[0])
+        touched = self._early[begin:end]
+        first, last = min([start, *(span[0] for span in touched)]), max([stop - 1, *(span[1] for span in touched)])
+        self._early[begin:end] = [(first, last)]
+        if self._early[0][0] <= self._next:
+            self._next = max(self._next, self._early.pop(0)[1] + 1)
 
     def gaps(self, expected: int) -> list[tuple[int, int]]:
         gaps, begin = [], self._next
-        for seq_num in sorted(self._early):
-            if seq_num > begin:
-                gaps.append((begin, seq_num - 1))
-            begin = seq_num + 1
+        for first, last in self._early:
+            gaps.append((begin, first - 1))
+            begin = last + 1
         return [*gaps, (begin, expected)] if begin <= expected else gaps
 
 

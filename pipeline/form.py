@@ -1,11 +1,13 @@
 """Whether a document has the form that all who read it count on."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipeline.documents import Document
 
 MAX_SPAN = 10_000_000  # events that one stream_datum may tell of
+_HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: JSON may hold one, but no file and no database
 
 
 def malformed(name: str, doc: Document) -> str:
@@ -18,11 +20,16 @@ def malformed(name: str, doc: Document) -> str:
     """
     form = _FORMS.get(name)
     if form is None:
-        return f"there is no kind of document called {name!r}"
+        return f"there is no kind of document called {_short(name)}"
+    if not isinstance(doc, Mapping):
+        return f"{name}: wanted a mapping, there is {_short(doc)}"
     for key, (test, wanted) in form.items():
         if key not in doc:
             return f"{name} has no {key!r}; wanted {wanted}"
         if not test(doc[key]):
+            return f"{name}[{key!r}]: wanted {wanted}, there is {_short(doc[key])}"
+    for key, (test, wanted) in _OPTIONAL.get(name, {}).items():
+        if key in doc and not test(doc[key]):
             return f"{name}[{key!r}]: wanted {wanted}, there is {_short(doc[key])}"
     return _uneven(doc) if name == "event_page" else _undescribed(doc) if name == "descriptor" else ""
 
@@ -33,13 +40,14 @@ def refers_to(name: str, doc: Document) -> str:
     >>> refers_to("event", {"uid": "e", "descriptor": "d"}), refers_to("stop", {"run_start": "a"})
     ('d', 'a')
     """
-    if name == "start":
-        return doc["uid"]
-    return doc.get("run_start") or doc.get("descriptor") or doc.get("stream_resource") or doc.get("resource") or ""
+    keys = _REFERRING.get(name, _ALL_REFERRING)  # and not any: what else a document says is its own affair
+    return next((doc[key] for key in keys if doc.get(key)), "")
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)
+    if not isinstance(value, str) or not value:
+        return False
+    return value.isascii() or not _HALF.search(value)
 
 
 def _is_number(value: Any) -> bool:
@@ -60,11 +68,19 @@ def _is_mapping(value: Any) -> bool:
 
 
 def _are_columns(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(hasattr(column, "__len__") for column in value.values())
+    return isinstance(value, Mapping) and all(map(_is_column, value.values()))
+
+
+def _is_column(value: Any) -> bool:
+    return isinstance(value, list | tuple) or (hasattr(value, "dtype") and hasattr(value, "__len__"))
 
 
 def _list_of(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list | tuple) and all(map(test, value))
+
+
+def _or_none(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or test(value)
 
 
 _TEXT = _is_text, "text"
@@ -72,7 +88,7 @@ _NUMBER = _is_number, "a number"
 _MAPPING = _is_mapping, "a mapping"
 _FORMS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     "start": {"uid": _TEXT, "time": _NUMBER},
-    "descriptor": {"uid": _TEXT, "run_start": _TEXT, "time": _NUMBER, "data_keys": _MAPPING, "name": _TEXT},
+    "descriptor": {"uid": _TEXT, "run_start": _TEXT, "time": _NUMBER, "data_keys": _MAPPING},
     "event": {
         "uid": _TEXT,
         "descriptor": _TEXT,
@@ -96,6 +112,19 @@ _FORMS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     "stream_datum": {"uid": _TEXT, "descriptor": _TEXT, "stream_resource": _TEXT, "seq_nums": (_is_span, "a span")},
     "stop": {"run_start": _TEXT, "time": _NUMBER, "exit_status": _TEXT},
 }
+_OPTIONAL: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
+    "descriptor": {"name": _TEXT},
+    "resource": {"run_start": (_or_none(_is_text), "text")},
+    "stream_resource": {"run_start": (_or_none(_is_text), "text")},
+    "stop": {"num_events": (_or_none(_is_mapping), "a mapping")},
+}
+_REFERRING = {
+    "start": ("uid",),
+    **dict.fromkeys(("descriptor", "resource", "stream_resource", "stop"), ("run_start",)),
+    **dict.fromkeys(("event", "event_page", "stream_datum"), ("descriptor",)),
+    **dict.fromkeys(("datum", "datum_page"), ("resource",)),
+}
+_ALL_REFERRING = ("run_start", "descriptor", "stream_resource", "resource")
 
 
 def _uneven(page: Document) -> str:

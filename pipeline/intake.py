@@ -2,6 +2,7 @@
 
 import heapq
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy
@@ -184,20 +185,29 @@ _DIGITS = [slice(0, 8), slice(9, 13), slice(14, 18), slice(19, 23), slice(24, 36
 
 def _pack_uids(uids: list[str | None]) -> Any:
     """Return uids as they are, or in 16 bytes each, if they all are what UUIDs look like."""
-    try:
-        digits = bytes.fromhex("".join(map(str, uids)).replace("-", ""))
-    except ValueError:
-        return uids
-    packed = numpy.frombuffer(digits, numpy.uint8)
-    return packed if len(packed) == 16 * len(uids) and _unpack_uids(packed) == uids else uids
+    packed = _to_bytes(tuple(uids))
+    return uids if packed is None else numpy.frombuffer(packed, numpy.uint8)
 
 
 def _unpack_uids(packed: Any) -> list[str | None]:
-    if isinstance(packed, list):
-        return packed
-    digits = numpy.frombuffer(packed.tobytes().hex().encode(), numpy.uint8).reshape(-1, 32)
+    return packed if isinstance(packed, list) else [*_from_bytes(packed.tobytes())]
+
+
+# The nodes of a run remember the same uids: what was done for the one before is there, and takes no more memory.
+@lru_cache(maxsize=1)
+def _to_bytes(uids: tuple[str | None, ...]) -> bytes | None:
+    try:
+        digits = bytes.fromhex("".join(map(str, uids)).replace("-", ""))
+    except ValueError:
+        return None
+    return digits if len(digits) == 16 * len(uids) and _from_bytes(digits) == uids else None
+
+
+@lru_cache(maxsize=1)
+def _from_bytes(packed: bytes) -> tuple[str, ...]:
+    digits = numpy.frombuffer(packed.hex().encode(), numpy.uint8).reshape(-1, 32)
     letters = numpy.full((len(digits), 36), ord("-"), numpy.uint8)
     for n_before, part in enumerate(_DIGITS):
         letters[:, part] = digits[:, part.start - n_before : part.stop - n_before]
     text = letters.tobytes().decode()
-    return [text[i : i + 36] for i in range(0, len(text), 36)]
+    return tuple(text[i : i + 36] for i in range(0, len(text), 36))

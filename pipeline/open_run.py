@@ -1,13 +1,19 @@
 """A raw run that a service has taken in part of."""
 
+import logging
 import time
+from collections.abc import Sequence
 from typing import Any, Self
 
 from pipeline.completeness import Completeness
 from pipeline.documents import Document, Uids
+from pipeline.errors import PipelineError
 from pipeline.pipeline import Pipeline
 from pipeline.state import pack, state_from_bytes, state_to_bytes, unpack
 from pipeline.state_store import StoredRun
+from pipeline.work import Work
+
+logger = logging.getLogger(__name__)
 
 OWNING = ("descriptor", "resource", "stream_resource")
 
@@ -90,21 +96,19 @@ class OpenRun:
             return False
         works = self.pipeline.works(self.uid)
         self.pipeline("stop", self.stop)
-        self.faults = {work.name: work.reason for work in works if work.reason}
+        self.faults = _faults(works)
         return True
 
     def abandon(self) -> None:
         """End the run without its stop document, as `abort`."""
         works = self.pipeline.works(self.uid)
         self.pipeline.abandon(self.uid)
-        self.faults = {work.name: work.reason for work in works if work.reason}
+        self.faults = _faults(works)
 
     # restarts
 
     def stored(self) -> StoredRun:
         """Return the run as it is to be stored; without a snapshot if the pipeline cannot tell its state."""
-        state = self.pipeline.state(self.uid)
-        snapshot = None if state is None else state_to_bytes({**self._own_state(), "pipeline": state})
         return StoredRun(
             self.uid,
             self.lane,
@@ -113,9 +117,17 @@ class OpenRun:
             self.since,
             time.time(),
             self.n_documents,
-            snapshot,
+            self._snapshot(),
             tuple(self.owned),
         )
+
+    def _snapshot(self) -> bytes | None:
+        try:
+            state = self.pipeline.state(self.uid)
+            return None if state is None else state_to_bytes({**self._own_state(), "pipeline": state})
+        except PipelineError as error:  # it was never begun, or its documents hold what no state can
+            logger.debug("Run %s cannot be stored, and is read again after a restart: %s", self.uid, error)
+            return None
 
     def has_stored(self, stored: StoredRun) -> None:
         """Take note that this was stored, and that nothing has come since."""
@@ -151,3 +163,9 @@ class OpenRun:
     def let_go(self) -> None:
         """Let the pipeline forget the run, as it is."""
         self.pipeline.let_go(self.uid)
+
+
+def _faults(works: Sequence[Work]) -> dict[str, str]:
+    """Return, by node, why an analysis failed, or could not be kept."""
+    found = {work.name: work.reason or "; ".join(work.emit.faults.values()) for work in works}
+    return {name: reason for name, reason in found.items() if reason}

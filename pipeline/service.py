@@ -91,7 +91,8 @@ class Service:
         self._committed: dict[str, Index] = {}
         self._stopping = threading.Event()
         self._delay = 0.5  # before the next try, when the disk refuses
-        self._house_due = self._snapshot_due = 0.0
+        self._house_due = 0.0
+        self._snapshot_due = time.monotonic() + snapshot_seconds
         self._reporter = Reporter(self.runs, self._store, source)
 
     # the loop --------------------------------------------------------------------------------------------------

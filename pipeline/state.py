@@ -5,7 +5,7 @@ import json
 import sys
 from array import array
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy
@@ -182,8 +182,20 @@ def state_to_bytes(state: Any) -> bytes:
     {'n': 2, 'mean': array([1., 2.])}
     """
     arrays: dict[bytes, int] = {}  # as npy -> its number
-    text = json.dumps(_without_arrays(state, arrays), allow_nan=False, separators=(",", ":"))
+
+    def numbered(value: Any) -> dict[str, int]:
+        if not isinstance(value, numpy.ndarray):
+            raise PipelineTypeError(f"{type(value).__name__} is in no state; wanted JSON values and arrays.")
+        return {"!ndarray": arrays.setdefault(_npy(value), len(arrays))}
+
+    text = json.dumps(state, allow_nan=False, separators=(",", ":"), default=numbered)
     return b"".join([f"{len(arrays)} {text}\n".encode(), *arrays])
+
+
+def _npy(array: numpy.ndarray) -> bytes:
+    file = io.BytesIO()
+    write_array(file, array, allow_pickle=False)
+    return file.getvalue()
 
 
 def state_from_bytes(content: bytes) -> Any:
@@ -198,36 +210,9 @@ def state_from_bytes(content: bytes) -> Any:
     try:
         n, _, text = file.readline().partition(b" ")
         arrays = [read_array(file, allow_pickle=False) for _ in range(int(n))]
-        state = _with_arrays(json.loads(text), arrays)
+        state = json.loads(text, object_hook=lambda each: arrays[each["!ndarray"]] if "!ndarray" in each else each)
     except (ValueError, KeyError, IndexError, TypeError, OSError, EOFError, MemoryError, RecursionError) as error:
         raise PipelineValueError(f"These {len(content)} bytes are no state: {type(error).__name__}: {error}.") from None
     if file.read(1):
         raise PipelineValueError(f"These {len(content)} bytes are no state: something follows the last array.")
     return state
-
-
-def _without_arrays(value: Any, arrays: dict[bytes, int]) -> Any:
-    """Return the value with the number of an array in place of each, and put them there."""
-    if isinstance(value, numpy.ndarray):
-        return {"!ndarray": arrays.setdefault(_npy(value), len(arrays))}
-    if isinstance(value, dict):
-        return {key: _without_arrays(part, arrays) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_without_arrays(part, arrays) for part in value]
-    return value
-
-
-def _npy(array: numpy.ndarray) -> bytes:
-    file = io.BytesIO()
-    write_array(file, array, allow_pickle=False)
-    return file.getvalue()
-
-
-def _with_arrays(value: Any, arrays: Sequence[numpy.ndarray]) -> Any:
-    if isinstance(value, list):
-        return [_with_arrays(part, arrays) for part in value]
-    if not isinstance(value, dict):
-        return value
-    if "!ndarray" in value:
-        return arrays[value["!ndarray"]]
-    return {key: _with_arrays(part, arrays) for key, part in value.items()}

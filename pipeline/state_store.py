@@ -201,7 +201,8 @@ class StateStore:
             self._save_over(db, over or {})
             now = time.time()
             db.executemany(
-                "INSERT INTO poison (time, place, reason) VALUES (?, ?, ?)", [(now, *each) for each in poison]
+                "INSERT INTO poison (time, place, reason) VALUES (?, ?, ?)",
+                [(now, _plain(place), _plain(reason)) for place, reason in poison],
             )
             db.execute("DELETE FROM poison WHERE number <= (SELECT max(number) FROM poison) - ?", (KEPT_POISON,))
             db.executemany("INSERT OR REPLACE INTO notes VALUES (?, ?)", list((notes or {}).items()))
@@ -213,7 +214,7 @@ class StateStore:
 
     def _save_run(self, db: sqlite3.Connection, run: StoredRun) -> None:
         before = None if run.before is None else json.dumps(run.before)
-        row = (run.uid, run.lane, before, run.parked, run.since, run.updated, run.n_documents, run.snapshot)
+        row = (run.uid, run.lane, before, _plain(run.parked), run.since, run.updated, run.n_documents, run.snapshot)
         db.execute(f"INSERT OR REPLACE INTO runs VALUES ({', '.join('?' * len(row))})", row)
         db.execute("DELETE FROM owned WHERE run = ?", (run.uid,))
         db.executemany("INSERT OR REPLACE INTO owned VALUES (?, ?)", [(uid, run.uid) for uid in run.owned])
@@ -222,7 +223,8 @@ class StateStore:
         now = time.time()
         for uid, ended in over.items():
             db.execute("DELETE FROM runs WHERE uid = ?", (uid,))
-            db.execute("INSERT OR REPLACE INTO over (uid, ended, failed) VALUES (?, ?, ?)", (uid, now, ended.failed))
+            row = (uid, now, _plain(ended.failed))
+            db.execute("INSERT OR REPLACE INTO over (uid, ended, failed) VALUES (?, ?, ?)", row)
             db.executemany("INSERT OR REPLACE INTO owned VALUES (?, ?)", [(owned, uid) for owned in ended.owned])
         if over:
             oldest = "SELECT uid FROM over WHERE number <= (SELECT max(number) FROM over) - ?"
@@ -311,6 +313,11 @@ class StateStore:
 def _stored(row: tuple[Any, ...]) -> StoredRun:
     uid, lane, before, parked, since, updated, n_documents = row[:7]
     return StoredRun(uid, lane, _index(before), parked, since, updated, n_documents)
+
+
+def _plain(text: str) -> str:
+    """Return a text as a database takes it: half of a surrogate pair, which JSON may hold, is told as its number."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _index(text: str | None) -> Any:

@@ -76,7 +76,7 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
 def test_the_commands_of_the_readme_exist():
     from pipeline.cli import main
 
-    commands = set(re.findall(r"^bluesky-pipeline (\w+)", (ROOT / "README.md").read_text(), re.M))
+    commands = set(re.findall(r"^bluesky-pipeline ([\w-]+)", (ROOT / "README.md").read_text(), re.M))
     assert commands >= {"demo", "run", "check", "replay", "verify", "show", "store", "export", "find", "lineage"}
     for command in commands:
         with pytest.raises(SystemExit) as ended:

@@ -67,7 +67,7 @@ class Running:
     def __init__(self, *options):
         command = [sys.executable, "-m", "pipeline", "run", "peak.yaml", "--listen", "127.0.0.1:0", *options]
         self.log = Path("service.log")
-        self._file = open(self.log, "ab")
+        self._file = self.log.open("ab")
         self._begin = self.log.stat().st_size
         self.process = subprocess.Popen(command, stderr=self._file, stdout=subprocess.PIPE, text=True)
         until(lambda: "The page is at" in self.words())

@@ -3,6 +3,7 @@
 import logging
 import random
 
+import databroker
 import pytest
 from lanes import Lanes, bad
 
@@ -11,7 +12,7 @@ from pipeline.errors import PipelineValueError
 from pipeline.reductions import Mean, PeakStatistics, Statistics
 from pipeline.service import Service
 from pipeline.sinks import JSONLSink
-from pipeline.sources import read_jsonl
+from pipeline.sources import Refill, read_jsonl
 from pipeline.sources.position import POISON
 from pipeline.state_store import LaneLost
 from pipeline.testing import make_run
@@ -212,6 +213,21 @@ def test_another_recipe_begins_the_run_anew(tmp_path):
     assert stops(tmp_path)["other", uid_of(run)]["analysis"]["n_raw"] == 8
 
 
+def test_a_ledger_that_has_another_run_of_this_uid_is_told(tmp_path):
+    run = raw_run("a")
+    served(Lanes(one=run), tmp_path)
+    for path in tmp_path.glob("*.jsonl"):
+        path.write_bytes(path.read_bytes().replace(b'"peak"', b'"PEAK"'))
+    (tmp_path / ".state" / "state.db").unlink()
+
+    served(Lanes(one=run), tmp_path)
+
+    ((uid, _, reason),) = service(Lanes(), tmp_path)._store.failed()
+    assert uid == uid_of(run)
+    assert "peak: start: PipelineValueError" in reason
+    assert "the file has another document of this run" in reason
+
+
 def test_it_wants_a_ledger():
     with pytest.raises(PipelineValueError, match="wanted one JSONLSink, there are 0"):
         Service(Pipeline(nodes()), Lanes())
@@ -244,6 +260,7 @@ def test_what_was_lost_to_another_process_is_not_committed(tmp_path):
     other = service(Lanes(), tmp_path / "served")
     one._open()
     one._turn()
+    one.checkpoint()
     other._store.claim("one")
     one._take_in(source.read(0))
 
@@ -298,3 +315,16 @@ def test_a_run_that_was_joined_in_the_middle_is_fetched(tmp_path):
     served(source, tmp_path / "served", refill=Kept(run))
 
     assert ledger_bytes(tmp_path / "served") == replayed([run, other], tmp_path / "replayed")
+
+
+def test_a_catalog_of_raw_runs_fills_gaps_and_gives_runs_that_were_joined_in_the_middle(tmp_path):
+    catalog = databroker.temp()
+    lacking, headless = raw_run("lacking"), raw_run("headless")
+    for item in [*lacking, *headless]:
+        catalog.v1.insert(*item)
+    source = Lanes(one=[*lacking[:4], *lacking[7:], *headless[5:]])
+    source.is_stored = True
+
+    served(source, tmp_path / "served", refill=Refill(catalog))
+
+    assert ledger_bytes(tmp_path / "served") == replayed([lacking, headless], tmp_path / "replayed")

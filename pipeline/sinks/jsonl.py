@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from pipeline.documents import Document, Uids, dumps, loads
-from pipeline.errors import PipelineKeyError, PipelineOSError, PipelineValueError
+from pipeline.errors import PipelineError, PipelineKeyError, PipelineOSError, PipelineValueError
 from pipeline.json_lines import read_lines
 
 logger = logging.getLogger(__name__)
@@ -218,7 +218,7 @@ class _LedgerFile:
         self.path = path
         self._start = start
         self._began = time.time()
-        self._broken = ""
+        self._refusal: PipelineError | None = None  # of whatever else comes
         self._guard = threading.Lock()  # of the descriptor, which is synced by a thread of the sink
         self._n_lines = self._n_new = 0
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -242,8 +242,8 @@ class _LedgerFile:
 
     def write(self, line: bytes) -> None:
         """Add a line, or see that it is there."""
-        if self._broken:
-            raise PipelineOSError(self._broken)
+        if self._refusal is not None:
+            raise self._refusal.with_traceback(None)
         if self._there is not None and self._is_there(line):
             return
         try:
@@ -266,11 +266,11 @@ class _LedgerFile:
             self._n_lines += 1
             return True
         if have and not _is_abandoned(self._fd, self._size):
-            self._broken = (
+            self._refusal = PipelineValueError(
                 f"{self.path}, line {self._n_lines + 1}: the file has another document of this run; "
                 f"wanted {_short(line)}, there is {_short(have)}. The file is left as it is."
             )
-            raise PipelineValueError(self._broken)
+            raise self._refusal.with_traceback(None)
         os.ftruncate(self._fd, self._offset)
         self._there.close()
         self._there = None
@@ -278,16 +278,16 @@ class _LedgerFile:
 
     def _take_back(self, error: OSError) -> None:
         os.ftruncate(self._fd, self._offset)
-        self._broken = (
+        self._refusal = PipelineOSError(
             f"{self.path}: cannot write ({error}); the file ends, whole, with line {self._n_lines}. "
             "Give the run again when there is room."
         )
-        raise PipelineOSError(self._broken) from error
+        raise self._refusal from error
 
     def mark(self) -> Document:
         """Return how many lines and bytes are as they came."""
-        if self._broken:
-            raise PipelineOSError(self._broken)
+        if self._refusal is not None:
+            raise self._refusal.with_traceback(None)
         return {"lines": self._n_lines, "bytes": self._offset}
 
     def resume(self, lines: int, size: int) -> None:
