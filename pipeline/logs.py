@@ -42,7 +42,7 @@ def setup_logging(json: bool = False, level: int | str = logging.INFO, stream: I
     {"time": "...Z", "level": "WARNING", "logger": "pipeline.work", "message": "node peak: a gap", "run": "7f3c"}
     >>> _ = logging.getLogger().handlers.pop()
     """
-    handler = _Handler(stream or sys.stderr)
+    handler = _Handler(stream)
     handler.addFilter(Blank())
     handler.setFormatter(_JSON() if json else _Plain())
     root = logging.getLogger()
@@ -54,7 +54,17 @@ def setup_logging(json: bool = False, level: int | str = logging.INFO, stream: I
 
 
 class _Handler(logging.StreamHandler[IO[str]]):
-    """The one that is set up here."""
+    """The one that is set up here; without a stream, it writes to what stderr is when a record comes."""
+
+    def __init__(self, stream: IO[str] | None) -> None:
+        super().__init__(stream or sys.stderr)
+        self._is_stderr = stream is None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        if self._is_stderr:
+            self.stream = sys.stderr
+        super().emit(record)
 
 
 class Blank(logging.Filter):
