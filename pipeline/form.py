@@ -44,7 +44,12 @@ def refers_to(name: str, doc: Document) -> str:
     return next((doc[key] for key in keys if doc.get(key)), "")
 
 
-def _is_text(value: Any) -> bool:
+def is_text(value: Any) -> bool:
+    """Tell whether this is a text that a uid or a name may be: one that files and databases hold, and not empty.
+
+    >>> is_text("7f3c"), is_text(""), is_text(7), is_text("half a pair: \\ud800")
+    (True, False, False, False)
+    """
     if not isinstance(value, str) or not value:
         return False
     return value.isascii() or not _HALF.search(value)
@@ -83,7 +88,7 @@ def _or_none(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: value is None or test(value)
 
 
-_TEXT = _is_text, "text"
+_TEXT = is_text, "text"
 _NUMBER = _is_number, "a number"
 _MAPPING = _is_mapping, "a mapping"
 _FORMS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
@@ -98,7 +103,7 @@ _FORMS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
         "timestamps": _MAPPING,
     },
     "event_page": {
-        "uid": (_list_of(_is_text), "a list of texts"),
+        "uid": (_list_of(is_text), "a list of texts"),
         "descriptor": _TEXT,
         "seq_num": (_list_of(_is_count), "a list of integers from 0 on"),
         "time": (_list_of(_is_number), "a list of numbers"),
@@ -107,15 +112,15 @@ _FORMS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     },
     "resource": {"uid": _TEXT, "resource_path": _TEXT},
     "datum": {"datum_id": _TEXT, "resource": _TEXT},
-    "datum_page": {"datum_id": (_list_of(_is_text), "a list of texts"), "resource": _TEXT},
+    "datum_page": {"datum_id": (_list_of(is_text), "a list of texts"), "resource": _TEXT},
     "stream_resource": {"uid": _TEXT, "data_key": _TEXT},
     "stream_datum": {"uid": _TEXT, "descriptor": _TEXT, "stream_resource": _TEXT, "seq_nums": (_is_span, "a span")},
     "stop": {"run_start": _TEXT, "time": _NUMBER, "exit_status": _TEXT},
 }
 _OPTIONAL: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     "descriptor": {"name": _TEXT},
-    "resource": {"run_start": (_or_none(_is_text), "text")},
-    "stream_resource": {"run_start": (_or_none(_is_text), "text")},
+    "resource": {"run_start": (_or_none(is_text), "text")},
+    "stream_resource": {"run_start": (_or_none(is_text), "text")},
     "stop": {"num_events": (_or_none(_is_mapping), "a mapping")},
 }
 _REFERRING = {

@@ -31,7 +31,7 @@ class OpenRun:
     pipeline
         That its documents go into.
     lane, before
-        Where it comes from: behind `before` stands its start document.
+        Where it comes from: behind `before` stands its start document, and what came before that.
 
     Attributes
     ----------
@@ -151,13 +151,13 @@ class OpenRun:
             If the snapshot cannot be used: it is damaged, of other nodes, or ahead of the ledger.
         """
         state = state_from_bytes(stored.snapshot or b"")
-        pipeline.resume(state["pipeline"])
         run = cls(unpack(state["start"], ""), pipeline, stored.lane, stored.before)
         run.completeness.restore(state["completeness"])
         run.stop, run.spoiled = unpack(state["stop"], ""), list(state["spoiled"])
         run.parked, run.since, run.n_documents = stored.parked, stored.since, stored.n_documents
         run.owned = list(stored.owned)
         run.has_stored(stored)
+        pipeline.resume(state["pipeline"])
         return run
 
     def let_go(self) -> None:

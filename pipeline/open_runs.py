@@ -3,10 +3,10 @@
 import logging
 from collections import Counter, OrderedDict, deque
 from collections.abc import Collection
+from typing import Any
 
 from pipeline.documents import Document
-from pipeline.errors import PipelineError
-from pipeline.form import malformed, refers_to
+from pipeline.form import is_text, malformed, refers_to
 from pipeline.open_run import OWNING, OpenRun
 from pipeline.pipeline import Pipeline
 from pipeline.sources.position import POISON, Index, Item
@@ -64,6 +64,7 @@ class OpenRuns:
         self._owners: dict[str, OpenRun] = {}  # uid of a run, descriptor or resource -> the run
         self._over: OrderedDict[str, None] = OrderedDict()  # uids of what is of runs that are over
         self._left_out: OrderedDict[str, None] = OrderedDict()  # uids that were waited for in vain
+        self._read_again: dict[str, str] = {}  # uid of a run whose start is to come again -> its lane
 
     def take(self, item: Item, before: Index | None) -> None:
         """Take in what a source gave; `before` is the position behind which it stands in its lane.
@@ -76,7 +77,7 @@ class OpenRuns:
         (lane, index), name, doc = item
         self.counts["documents"] += 1
         if name == POISON:
-            self.spoil(f"{lane}: {index}", doc["reason"], doc["run_start"])
+            self.spoil(f"{lane}: {index}", doc["reason"], doc["run_start"] if is_text(doc["run_start"]) else "")
         elif reason := malformed(name, doc):
             self.spoil(f"{lane}: {index}", reason, _uid_of(name, doc))
         else:
@@ -87,10 +88,13 @@ class OpenRuns:
         """Take in what has come, and what that lets go on; then end the runs that nothing keeps."""
         again: ReadAgain | None = None
         while self._ready:
+            came = self._ready.popleft()
             try:
-                self._route(self._ready.popleft())
+                self._route(came)
             except ReadAgain as error:
                 again = error
+                if came.lane != error.run.lane:  # so it does not come again with its run
+                    self.waiting.add(came)
         stirred, self._stirred = self._stirred, {}
         for run in stirred.values():
             if run.uid in self.runs:
@@ -105,7 +109,7 @@ class OpenRuns:
             return
         run = self.find(uid, came)
         if run is not None:
-            self._give(run, came.name, came.doc)
+            self._give(run, came.lane, came.name, came.doc)
         elif self._is_over(uid):
             self._pass_by(came)
         elif came.name == "start":
@@ -130,20 +134,23 @@ class OpenRuns:
 
     def _resume(self, uid: str, came: Waiting | None) -> OpenRun | None:
         stored = self._store.run(uid)
-        if stored is None:
+        if stored is None or uid in self._read_again:
             return None
         reason = "there is none"
         for pipeline in reversed(self.pipelines) if stored.snapshot else ():
             try:
                 run = OpenRun.resumed(stored, pipeline)
-            except PipelineError as error:
-                reason = str(error)
+            except OSError:  # the disk's fault, or another process has the file: the snapshot is good
+                raise
+            except Exception as error:  # noqa: BLE001 - contained: whatever is stored there, it is read again
+                reason = f"{type(error).__name__}: {error}"
             else:
                 self._add(run)
                 return run
         if came is not None and came.name == "start" and came.before == stored.before:
             return None
         logger.warning("Run %s is read again from its start; its snapshot cannot be used: %s", uid, reason)
+        self._read_again[uid] = stored.lane
         raise ReadAgain(stored)
 
     def _is_over(self, uid: str) -> bool:
@@ -161,41 +168,55 @@ class OpenRuns:
     def _begin(self, came: Waiting) -> None:
         run = OpenRun(came.doc, self.pipelines[-1], came.lane, came.before)
         self._left_out.pop(run.uid, None)
+        self._read_again.pop(run.uid, None)
         self.counts["runs"] += 1
         run.take("start", came.doc)
         self._add(run)
-        self._release(run.uid)
+        self._release(run.uid, run)
 
     def _add(self, run: OpenRun) -> None:
         self.runs[run.uid] = run
         self._owners |= dict.fromkeys((run.uid, *run.owned), run)
 
-    def _give(self, run: OpenRun, name: str, doc: Document) -> None:
+    def _give(self, run: OpenRun, lane: str, name: str, doc: Document) -> None:
         if name == "start" or (name in OWNING and doc["uid"] in self._owners):
-            self.counts[f"duplicate_{name}s"] += 1
+            self._give_again(run, lane, name, doc)
             return
         try:
             run.take(name, doc)
         except Exception as error:  # noqa: BLE001 - contained: a document that is odd parks its run and nothing else
-            self.spoil(run.lane, f"{name}: {type(error).__name__}: {error}", run.uid)
+            self.spoil(lane, f"{name}: {type(error).__name__}: {error}", run.uid)
             return
         if run.stop is not None:
             self._stirred[run.uid] = run
         self.runs.move_to_end(run.uid)
         if name in OWNING:
             self._owners[doc["uid"]] = run
-            self._release(doc["uid"])
+            self._release(doc["uid"], run)
 
-    def _release(self, uid: str) -> None:
-        """Let go on what has waited for this."""
-        self._ready.extend(self.waiting.take(uid))
+    def _give_again(self, run: OpenRun, lane: str, name: str, doc: Document) -> None:
+        """Leave out what has come already; what has the uid of something else cannot be told from that."""
+        if name == "start" and doc["uid"] != run.uid:
+            self.spoil(lane, f"start: run {run.uid} has something of the uid {doc['uid']!r}")
+        elif self._owners[doc["uid"]] is not run:
+            self.spoil(lane, f"{name}: another run has something of the uid {doc['uid']!r}", run.uid)
+        else:
+            self.counts[f"duplicate_{name}s"] += 1
+
+    def _release(self, uid: str, run: OpenRun | None = None) -> None:
+        """Let go on what has waited for this, which is of `run`: that begins where the first of these stands."""
+        waited = self.waiting.take(uid)
+        for each in waited:
+            if run is not None and each.lane == run.lane:
+                run.before = earlier(run.before, each.before)
+        self._ready.extend(waited)
 
     def spoil(self, place: str, reason: str, uid: str = "") -> None:
         """Take note of what cannot be read: it is told, and parks its run, if that is known."""
+        run = self.find(uid) if uid else None
         self.counts["poison"] += 1
         self.poison.append((place, f"{reason} (of {uid})" if uid else reason))
         logger.error("%s: what came cannot be read: %s", place, reason, extra={"run": uid})
-        run = self._owners.get(uid)
         if run is not None:
             run.spoil(reason)
             self._stirred[run.uid] = run
@@ -222,7 +243,7 @@ class OpenRuns:
 
     def _end(self, run: OpenRun) -> None:
         failed = "; ".join(f"{node}: {reason}" for node, reason in run.faults.items())
-        self.ended[run.uid] = Ended(failed, tuple(run.owned))
+        self.ended[run.uid] = Ended(failed, tuple(run.owned), run.lane, run.before)
         self._drop(run)
         for uid in (run.uid, *run.owned):
             _remember(self._over, uid)
@@ -243,6 +264,7 @@ class OpenRuns:
 
     def refuse(self, run: StoredRun) -> None:
         """Leave out whatever comes of a run that can neither go on nor be read again."""
+        self._read_again.pop(run.uid, None)
         for uid in (run.uid, *run.owned):
             _remember(self._left_out, uid)
 
@@ -257,10 +279,18 @@ class OpenRuns:
         logger.error("%s.", reason)
 
     def forget(self, lanes: Collection[str] | None = None) -> None:
-        """Forget, as it is stored, whatever is of these lanes, or all."""
+        """Forget, as it is stored, whatever is of these lanes, or all: what is not stored comes again."""
         for run in [run for run in self.runs.values() if lanes is None or run.lane in lanes]:
             self.let_go(run)
         self.waiting.drop(lanes)
+        for uid in [uid for uid, lane in self._read_again.items() if lanes is None or lane in lanes]:
+            del self._read_again[uid]
+        for uid in [uid for uid, ended in self.ended.items() if lanes is None or ended.lane in lanes]:
+            for each in (uid, *self.ended.pop(uid).owned):
+                self._over.pop(each, None)
+        if lanes is None:
+            for news in (self.poison, self._left_out, self._ready, self._stirred):
+                news.clear()
 
     def evict(self, n: int) -> None:
         """Keep at most so many runs in memory: let go, if they are stored, those of which nothing came for longest."""
@@ -275,7 +305,16 @@ def _uid_of(name: str, doc: Document) -> str:
         uid = refers_to(name, doc)
     except (KeyError, AttributeError):
         return ""
-    return uid if isinstance(uid, str) else ""
+    return uid if is_text(uid) else ""
+
+
+def earlier(one: Any, other: Any) -> Any:
+    """Return the one of two places in a lane that is before the other; None is before all.
+
+    >>> earlier(3, 2), earlier(None, 2), earlier((1, 7), (1, 5))
+    (2, None, (1, 5))
+    """
+    return None if one is None or other is None else min(one, other)
 
 
 def _remember(uids: "OrderedDict[str, None]", uid: str) -> None:

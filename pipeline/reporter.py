@@ -26,6 +26,7 @@ class Reporter:
         self._runs, self._store, self._source = runs, store, source
         self._snapshot_time: float | None = None
         self._last_document: float | None = None
+        self._newest: Any = None  # the time that the newest document tells
         self._is_behind = False
         self.report: Report = empty_report(software()[0]["version"], source.name)
         self.report["source"]["may_lose"] = source.may_lose
@@ -35,7 +36,8 @@ class Reporter:
         self._is_behind = bool(items)
         if items:
             self._last_document = time.time()
-            self._newest: Any = items[-1].doc.get("time")
+            doc: Any = items[-1].doc
+            self._newest = doc.get("time") if isinstance(doc, dict) else None
 
     def has_stored(self, n_runs: int, seconds: float) -> None:
         """Take note of a snapshot of so many runs, that took so long."""

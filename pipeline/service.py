@@ -1,6 +1,7 @@
 """Feed a pipeline from a source until it ends, or someone ends it."""
 
 import logging
+import os
 import signal
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import Any
 from pipeline.documents import Sink
 from pipeline.errors import PipelineError, PipelineOSError, PipelineValueError
 from pipeline.gap_filler import GapFiller, Raw
-from pipeline.open_runs import OpenRuns, ReadAgain
+from pipeline.open_runs import OpenRuns, ReadAgain, earlier
 from pipeline.pipeline import Pipeline
 from pipeline.report import Report
 from pipeline.reporter import Reporter
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 TURN_SECONDS = 0.2  # a source is waited for no longer: so soon a service ends when it is told to
 HOUSE_SECONDS = 0.5  # between two looks at requests, snapshots due and what waits
+FIRST_DELAY, LONGEST_DELAY = 0.5, 10.0  # seconds before the next try, when the disk refuses
+TENDED = 3  # times `snapshot_seconds`: who has not stored anything for longer does not tend its lanes
 SNAPSHOT_SHARE = 0.1  # of the time at most goes into snapshots
 GROUPS = "groups"
 
@@ -90,7 +93,11 @@ class Service:
         self._taken: dict[str, Index | None] = {}  # lane -> up to where everything was taken in
         self._committed: dict[str, Index] = {}
         self._stopping = threading.Event()
-        self._delay = 0.5  # before the next try, when the disk refuses
+        self._is_open = self._is_done = False
+        self._lost: list[str] = []  # lanes that another process has taken over, and that are to be had again
+        self._begins: dict[str, Index | None] = {}  # where open runs began, by lane, if what was stored is gone
+        self._trouble = ""
+        self._delay = FIRST_DELAY
         self._house_due = 0.0
         self._snapshot_due = time.monotonic() + snapshot_seconds
         self._reporter = Reporter(self.runs, self._store, source)
@@ -101,10 +108,8 @@ class Service:
         """Take in what comes until the source ends, or `stop` is called; then store what is open, and let it go."""
         self._open()
         try:
-            while not (self._stopping.is_set() or self._source.ended):
+            while not (self._stopping.is_set() or self._is_done):
                 self._turn()
-            if self._source.ended and self._source.is_stored:
-                self._finish()
         finally:
             self._end()
 
@@ -123,20 +128,46 @@ class Service:
         self._stopping.set()
 
     def _open(self) -> None:
+        if not self._store.is_there:
+            self._store.reopen()
         self._committed = self._store.positions()
         self._source.open(dict(self._committed), self._lose)
+        for lane, before in self._begins.items():
+            self._source.rewind(lane, before)
+        self._begins.clear()
+        self._is_open = True
 
     def _turn(self) -> None:
         try:
+            if not self._is_open and self._stands_by():
+                return
+            if not self._is_open:
+                self._open()
             self._take_in(self._source.read(TURN_SECONDS))
             self._keep_house()
+            if self._source.ended:
+                self._finish()
         except LaneLost as error:
             logger.warning("%s", error)
-            self._forget()
-            self._source.close()
-            self._open()
+            self._lost = [] if getattr(self._source, "assigns_lanes", False) else error.lanes
+            self._shut()
         except OSError as error:
             self._recover(error)
+
+    def _shut(self) -> None:
+        """Forget what is not stored; the source gives it again once it is opened again."""
+        self._forget()
+        self._source.close()
+        self._is_open = False
+
+    def _stands_by(self) -> bool:
+        """Wait while another process tends lanes that were ours: two that take them from each other get nowhere."""
+        if not any(self._store.is_tended(lane, TENDED * self._snapshot_seconds) for lane in self._lost):
+            self._lost = []
+            return False
+        self._reporter.cannot("another process has what it worked on, and it stands by")
+        self._stopping.wait(HOUSE_SECONDS)
+        return True
 
     def _take_in(self, items: Sequence[Item]) -> None:
         again: set[str] = set()  # lanes that are read again: what is left of them comes once more
@@ -158,17 +189,19 @@ class Service:
         except ReadAgain as error:
             self._read_again(error.run)
             again.add(error.run.lane)
-            return
-        self._taken[lane] = index
+        if lane not in again:
+            self._taken[lane] = index
 
-    def _claim(self, lane: str, first: Index) -> None:
+    def _claim(self, lane: str, first: Index | None = None) -> None:
+        """Make a lane ours, whose next item has the index `first`, or of which we know only what is stored."""
         self._store.claim(lane)
         if self._source.may_lose:  # it knows of no other index than its own since it was opened
             self._begin_anew(lane)
         committed = self._store.positions().get(lane)
         if committed is not None:
             self._committed[lane] = committed  # another process may have had the lane meanwhile
-        self._taken[lane] = committed if committed is not None and committed < first else None
+        is_before: bool = first is None or (committed is not None and committed < first)
+        self._taken[lane] = committed if is_before else None
 
     def _begin_anew(self, lane: str) -> None:
         """Forget how far a lane was, whose indices begin again."""
@@ -179,28 +212,43 @@ class Service:
     def _read_again(self, run: StoredRun) -> None:
         """Have a run read again from its start, if that is still there; if not, park it."""
         parked = ""
-        if not self._source.rewind(run.lane, run.before):
+        if run.lane not in self._taken:
+            self._claim(run.lane)
+        before = earlier(run.before, self._taken[run.lane])
+        if not self._source.rewind(run.lane, before):
             parked = f"it cannot be gone on with, and {self._source.name} no longer has its start"
             logger.error("Run %s is parked: %s.", run.uid, parked, extra={"run": run.uid})
             self.runs.refuse(run)
-        elif run.lane in self._taken:
-            self._taken[run.lane] = run.before
+        else:
+            self._taken[run.lane] = before
         self._store.save({}, [run._replace(snapshot=None, parked=parked)])
 
     # troubles --------------------------------------------------------------------------------------------------
 
     def _recover(self, error: Exception) -> None:
         """Go back to what is stored, and begin again from there when that can be written to."""
-        logger.error("What came cannot be kept, and is read again: %s", error)
-        self._forget()
-        self._source.close()
+        if not self._trouble:
+            logger.error("What came cannot be kept, and is read again when it can: %s", error)
+        self._trouble = f"what comes cannot be kept: {error}"
+        self._reporter.cannot(self._trouble)
+        if not self._store.is_there:
+            self._begins = self._all_begins()
+        self._shut()
         while not self._stopping.wait(self._delay):
-            self._delay = min(2 * self._delay, 30.0)
-            self._reporter.cannot(f"what comes cannot be kept: {error}")
-            if _can_write(self._ledger.directory):
+            self._delay = min(2 * self._delay, LONGEST_DELAY, max(FIRST_DELAY, self._snapshot_seconds))
+            if all(_can_write(each) for each in {self._ledger.directory / ".state", self._store.path.parent}):
                 break
+            self._reporter.cannot(self._trouble)
         self._ledger.trouble = ""
-        self._open()
+        self._snapshot_due = 0.0  # to see whether it can be stored, too
+
+    def _all_begins(self) -> dict[str, Index | None]:
+        """Return, by lane, where the first of all begins that is not stored as over."""
+        begins = dict(self._begins)
+        places = [(run.lane, run.before) for run in (*self.runs.runs.values(), *self.runs.ended.values())]
+        for lane, before in (*places, *self.runs.waiting.positions()):
+            begins[lane] = earlier(begins[lane], before) if lane in begins else before
+        return begins
 
     def _lose(self, lanes: Collection[str]) -> None:
         """Store what is of these lanes, which go to another process, and forget it."""
@@ -212,8 +260,6 @@ class Service:
         self.runs.forget(lanes)
         for lane in list(self._taken) if lanes is None else lanes:
             self._taken.pop(lane, None)
-        if lanes is None:
-            self.runs.ended.clear()
 
     # snapshots -------------------------------------------------------------------------------------------------
 
@@ -228,10 +274,14 @@ class Service:
             If a lane is another process's by now.
         """
         began = time.monotonic()
+        for lane in self._other_lanes():
+            self._claim(lane)
         dirty = [run for run in self.runs.runs.values() if run.is_dirty and not self._is_read_again(run.lane)]
         stored = {run.uid: run.stored() for run in dirty}
         positions = self._covered(stored)
         self._ledger.flush()
+        if self._ledger.trouble:
+            raise PipelineOSError(self._ledger.trouble)
         self._store.save(positions, stored.values(), self.runs.ended, self.runs.poison, self._groups())
         self._source.commit(positions)
         for uid, each in stored.items():
@@ -243,7 +293,14 @@ class Service:
         seconds = time.monotonic() - began
         self._snapshot_due = time.monotonic() + max(self._snapshot_seconds, seconds / SNAPSHOT_SHARE)
         self._reporter.has_stored(len(stored), seconds)
-        self._delay = 0.5
+        if self._trouble:
+            logger.warning("What comes can be kept again.")
+        self._trouble, self._delay = "", FIRST_DELAY
+
+    def _other_lanes(self) -> set[str]:
+        """Return the lanes of runs of which something came by another, or that were asked for, since we began."""
+        runs = (*self.runs.runs.values(), *self.runs.ended.values())
+        return {run.lane for run in runs if run.lane} - self._taken.keys()
 
     def _is_read_again(self, lane: str) -> bool:
         """Tell whether a lane has gone back, and is not yet where it was: what is stored now would miss the rest."""
@@ -292,14 +349,20 @@ class Service:
             self._mend(self._hold_seconds)
             self._give_up_late()
             self._do_requests()
-            self._reporter.tell()
+            if not self._trouble:
+                self._reporter.tell()
         if now >= self._snapshot_due or len(self.runs.runs) > 2 * self._max_open:
             self.checkpoint()
 
     def _mend(self, hold_seconds: float) -> None:
         """Fetch what is missing from who keeps raw runs, or leave out what waits for it."""
         for uid in self.runs.waiting.overdue(hold_seconds):
-            if not self._gaps.fetch(uid):
+            try:
+                is_there = self._gaps.fetch(uid)
+            except ReadAgain as error:
+                self._read_again(error.run)
+                continue
+            if not is_there:
                 self.runs.leave_out(uid)
         self._gaps.fill_all()
 
@@ -325,7 +388,9 @@ class Service:
 
     def _is_mine(self, uid: str) -> bool:
         stored = self._store.run(uid)
-        return uid in self.runs.runs or stored is None or stored.lane in self._taken or not self._taken
+        if uid in self.runs.runs or stored is None or stored.lane in self._taken:
+            return True
+        return not self._store.is_tended(stored.lane, TENDED * self._snapshot_seconds)
 
     def _do(self, verb: str, uid: str) -> None:
         try:
@@ -340,6 +405,7 @@ class Service:
             self.runs.give_up(run)
         else:
             run.spoiled.clear()
+            run.is_dirty = True
             self._gaps.fill(run)
             if run.uid in self.runs.runs:
                 self.runs.settle(run)
@@ -347,15 +413,21 @@ class Service:
     # ends ------------------------------------------------------------------------------------------------------
 
     def _finish(self) -> None:
-        """End what is left of stored runs, of which no more will come."""
-        self._mend(0.0)
-        for run in list(self.runs.runs.values()):
-            self.runs.give_up(run)
+        """Store what is open, since no more will come; end the runs of a stored source, with what there is of them."""
+        if self._source.is_stored:
+            self._mend(0.0)
+            if not self._source.ended:  # something is read again
+                return
+            for run in list(self.runs.runs.values()):
+                self.runs.give_up(run)
+        self.checkpoint()
+        self._is_done = True
 
     def _end(self) -> None:
         try:
-            self.checkpoint()
-            self._reporter.tell()
+            if self._is_open:
+                self.checkpoint()
+                self._reporter.tell()
         except (PipelineError, OSError) as error:
             logger.error("What is open cannot be stored, and is read again next time: %s", error)
         self._forget()
@@ -438,11 +510,14 @@ def _ledger_of(pipeline: Pipeline) -> JSONLSink:
 
 
 def _can_write(directory: Path) -> bool:
-    """Tell whether a file of a megabyte can be written there."""
-    probe = directory / ".state" / "probe"
+    """Tell whether a file of a megabyte can be written there; the directory is made, if the one above is there."""
+    probe = directory / f"probe-{os.getpid()}"
     try:
+        directory.mkdir(exist_ok=True)
         probe.write_bytes(bytes(1 << 20))
-        probe.unlink()
     except OSError:
         return False
+    finally:
+        with suppress(OSError):
+            probe.unlink()
     return True

@@ -6,7 +6,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +15,13 @@ from pipeline.errors import PipelineOSError, PipelineRuntimeError, PipelineValue
 VERSION = 1
 KEPT_OVER = 100_000  # runs that are over, and are known when they come again
 KEPT_POISON = 1000
+KEPT_SEEN = 86400.0  # seconds for which it is known when a process was seen last
 
 _LISTED = "uid, lane, before, parked, since, updated, n_documents"
 _PARKED = "WHERE parked != ''"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS lanes (lane TEXT PRIMARY KEY, owner TEXT, position TEXT);
+CREATE TABLE IF NOT EXISTS owners (owner TEXT PRIMARY KEY, seen REAL);
 CREATE TABLE IF NOT EXISTS runs (
     uid TEXT PRIMARY KEY, lane TEXT, before TEXT, parked TEXT, since REAL, updated REAL, n_documents INTEGER,
     snapshot BLOB
@@ -62,10 +64,12 @@ class StoredRun(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A raw run that is over: why an analysis of it failed, if so, and the uids of its descriptors and resources."""
+    """A raw run that is over: why an analysis of it failed, if so, the uids of its descriptors, and where it began."""
 
     failed: str
     owned: Sequence[str] = ()
+    lane: str = ""
+    before: Any = None
 
 
 class LaneLost(PipelineRuntimeError):
@@ -101,12 +105,26 @@ class StateStore:
         self.path = Path(path)
         self.owner = secrets.token_hex(8)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._open()
+
+    def _open(self) -> None:
         with self._told():
             self._db = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.executescript(_SCHEMA)
             self._check_version()
+        self._file = _identity(self.path)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the file is still the one that was opened, and was not removed meanwhile."""
+        return _identity(self.path) == self._file
+
+    def reopen(self) -> None:
+        """Open the file that is there now, or make one, if its directory is there."""
+        self._db.close()
+        self._open()
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -146,6 +164,17 @@ class StateStore:
                 "INSERT INTO lanes VALUES (?, ?, NULL) ON CONFLICT (lane) DO UPDATE SET owner = excluded.owner",
                 (lane, self.owner),
             )
+            self._note_seen(db)
+
+    def _note_seen(self, db: sqlite3.Connection) -> None:
+        now = time.time()
+        db.execute("INSERT OR REPLACE INTO owners VALUES (?, ?)", (self.owner, now))
+        db.execute("DELETE FROM owners WHERE seen < ?", (now - KEPT_SEEN,))
+
+    def is_tended(self, lane: str, seconds: float) -> bool:
+        """Tell whether a lane is another process's that has claimed or stored something within so many seconds."""
+        owners = "SELECT 1 FROM lanes JOIN owners USING (owner) WHERE lane = ? AND owner != ? AND seen > ?"
+        return bool(self._rows(owners, lane, self.owner, time.time() - seconds))
 
     def reset(self, lane: str) -> None:
         """Forget the position of a lane."""
@@ -189,16 +218,19 @@ class StateStore:
         PipelineOSError
             If it cannot be written.
         """
-        runs = list(runs)
+        runs, over = list(runs), over or {}
+        if not self.is_there:
+            raise PipelineOSError(f"{self.path} is gone, or is another file by now.")
         with self._transaction() as db:
-            self._check_owned({*positions, *(run.lane for run in runs)})
+            self._check_owned({*positions, *(run.lane for run in runs), *(each.lane for each in over.values())} - {""})
+            self._note_seen(db)
             db.executemany(
                 "UPDATE lanes SET position = ? WHERE lane = ?",
                 [(json.dumps(position), lane) for lane, position in positions.items()],
             )
             for run in runs:
                 self._save_run(db, run)
-            self._save_over(db, over or {})
+            self._save_over(db, over)
             now = time.time()
             db.executemany(
                 "INSERT INTO poison (time, place, reason) VALUES (?, ?, ?)",
@@ -306,8 +338,18 @@ class StateStore:
             db.execute("DELETE FROM requests WHERE number = ?", (number,))
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; what this process has claimed, another may have at once."""
+        with suppress(sqlite3.Error):
+            self._db.execute("DELETE FROM owners WHERE owner = ?", (self.owner,))
         self._db.close()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _stored(row: tuple[Any, ...]) -> StoredRun:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import random
 import subprocess
 import threading
@@ -12,13 +13,15 @@ logger = logging.getLogger(__name__)
 
 LONGEST = 30.0  # seconds between an end and the next start
 LAST_STARTS = 3  # of one that is to finish, and dies
+NICE = 10  # below the priority of the process that watches
 SETTLED = 60.0  # seconds after which one that ends has done well
 
 
 class WatchedProcess:
     """Keep a process running: it is started again, with a back-off, until it is told to end.
 
-    It ends by itself when its standard input does; so it does not outlive the process that watches it.
+    It ends by itself when its standard input does; so it does not outlive the process that watches it. It gives way to
+    that one, where they want the same core: a scan goes before its analysis.
 
     Parameters
     ----------
@@ -51,8 +54,12 @@ class WatchedProcess:
     def _start(self) -> "subprocess.Popen[bytes]":
         self.n_starts += 1
         self._began = time.monotonic()
-        # A session of its own: Ctrl-C in a terminal is meant for the process that watches.
-        return subprocess.Popen(self._command, env=self._environment, stdin=subprocess.PIPE, start_new_session=True)
+        # A group of its own: Ctrl-C in a terminal is meant for the process that watches. Not a session: Linux gives
+        # each session its share of the cores, and priorities count within one alone.
+        process = subprocess.Popen(self._command, env=self._environment, stdin=subprocess.PIPE, process_group=0)
+        with contextlib.suppress(OSError):  # it may have ended already
+            os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + NICE)
+        return process
 
     def _watch(self) -> None:
         delay = 0.5

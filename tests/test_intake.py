@@ -1,10 +1,14 @@
 """Events come in by seq_num, each once, whatever order they are given in."""
 
+from uuid import UUID
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.history import History
 from pipeline.intake import PARKED, REMEMBERED, Intake
+from pipeline.state import state_from_bytes, state_to_bytes
 
 
 class Points:
@@ -118,3 +122,44 @@ def test_an_archive_may_count_from_0():
 
     assert points.state == ["0a", "1a", "2a"]
     assert points.intake.n_missing == 0
+
+
+def resumed(points):
+    """Return points that go on from a state, which has been bytes."""
+    again = Points()
+    again.intake.restore(state_from_bytes(state_to_bytes(points.intake.state())))
+    return again
+
+
+def uuids(first, last):
+    return [(n, str(UUID(int=n))) for n in range(first, last)]
+
+
+@pytest.mark.parametrize("last", [0, 1, 2, REMEMBERED - 1, REMEMBERED, REMEMBERED + 1, 2 * REMEMBERED + 5])
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("odd", ["", "odd", "00000000-0000-0000-0000-00000000000A", "0" * 36])
+def test_events_that_come_again_after_a_restart_are_known(first, last, odd):
+    points = Points()
+    events = [(n, odd if odd and n == last - 1 else uid) for n, uid in uuids(first, last)]
+    for n, uid in events:
+        points.intake.event({"seq_num": n, "uid": uid})
+
+    again = resumed(points)
+    for n, uid in [*events, *uuids(max(last, 1), last + 3)]:
+        again.intake.event({"seq_num": n, "uid": uid})
+
+    assert again.intake.n_duplicates == len(events)
+    assert again.emitted == [uid for _, uid in uuids(max(last, 1), last + 3)]
+    assert again.intake.n_retaken == again.intake.n_missing == 0
+
+
+def test_the_uids_of_a_state_take_16_bytes_each_and_those_of_many_nodes_no_more():
+    points = Points()
+    for n, uid in uuids(1, REMEMBERED):
+        points.intake.event({"seq_num": n, "uid": uid})
+    state = points.intake.state()
+
+    one, five = (len(state_to_bytes([state] * n)) for n in (1, 5))
+
+    assert 16 * REMEMBERED < one < 17 * REMEMBERED
+    assert five - one < 5000

@@ -243,7 +243,9 @@ def test_what_another_process_has_taken_over_counts_no_more(tmp_path):
         items = read(timeout)
         if items and items[0].position.index == 3 and not lost:
             lost.append(1)
-            service(Lanes(), tmp_path / "served")._store.claim("one")
+            other = service(Lanes(), tmp_path / "served")._store
+            other.claim("one")
+            other.close()
         return items
 
     source.read = read_and_lose

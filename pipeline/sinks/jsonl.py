@@ -185,6 +185,7 @@ class JSONLSink:
             try:
                 self.flush()
             except OSError as error:
+                self.trouble = str(error)
                 logger.error("%s: fsync failed: %s", self.directory, error)
 
     def flush(self, timeout: float | None = None) -> None:

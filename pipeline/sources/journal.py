@@ -199,9 +199,10 @@ class JournalSource:
         before = [segment for segment in there if segment.base <= self._at]
         after = [segment for segment in there if segment.base > self._at]
         self._look_around_at = time.monotonic() + LOOK_AROUND
-        if before and self._at < before[-1].end:
+        end = before[-1].end if before else -1  # once: it may grow between two looks
+        if self._at < end:
             return self._open_file(before[-1])
-        if before and self._at == before[-1].end and not after:
+        if self._at == end and not after:
             return [] if self._file is not None else self._open_file(before[-1])
         if after:
             return self._skip_to(after[0].base)

@@ -58,6 +58,7 @@ class KafkaSource:
 
     may_lose = False
     is_stored = False
+    assigns_lanes = True  # to one process of the group each: who has one may take it from whoever had it
 
     def __init__(
         self,
