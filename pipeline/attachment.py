@@ -62,7 +62,8 @@ def attach(RE: Any, config: str | os.PathLike[str], *, journal: str | os.PathLik
     """Attach the analyses of a configuration to a RunEngine, in a process of their own.
 
     What the RunEngine emits is appended to a journal, which takes some ten microseconds a document. A process reads it,
-    and runs the configuration's nodes and sinks; it is watched, and started again if it ends. What was not analysed
+    and runs the configuration's nodes and sinks; it gives way to the scan where the processor is short, is watched, and
+    is started again if it ends. What was not analysed
     when this interpreter ends, or is killed, is analysed when the same journal is attached again.
 
     Parameters

@@ -5,6 +5,7 @@ may end first. Nobody starts it by hand: `pipeline.catalog.open_catalog` does.
 """
 
 import argparse
+import contextlib
 import fcntl
 import gc
 import json
@@ -33,13 +34,20 @@ def main(argv: list[str] | None = None) -> int:
     if os.fork():  # The lock lives on in the child: whoever sees it free knows that the server is no more.
         os._exit(0)
     os.chdir(directory)
-    os.nice(NICE)
+    _give_way()
     try:
         _serve(directory, options.linger, lock)
     except Exception:  # noqa: BLE001 - the last door of a process that nobody waits for
         traceback.print_exc()
     sys.stderr.flush()
     os._exit(0)  # The locks go with the process, and nothing is left to say goodbye to.
+
+
+def _give_way() -> None:
+    """Let others have the processor first: those of this session, and, where Linux shares it by session, of others."""
+    os.nice(NICE)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(f"{NICE}\n")
 
 
 def _parser() -> argparse.ArgumentParser:

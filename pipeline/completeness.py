@@ -72,7 +72,7 @@ class Completeness:
 
 
 class _Seen:
-    """The `seq_num` of one stream that have come: all below `next`, and spans beyond, from their first to their last."""
+    """The `seq_num` of one stream that have come: all below `next`, and spans beyond, each from first to last."""
 
     def __init__(self, after: int = 1, early: list[list[int]] | None = None) -> None:
         self._next = after

@@ -290,12 +290,12 @@ def test_head_is_answered_without_content(monitor):
 )
 def test_what_is_no_request_or_too_large_is_let_go_and_the_next_one_is_answered(monitor, request_, capfd):
     address = urlsplit(monitor.url)
-    with socket.create_connection((address.hostname, address.port), timeout=10) as client:
-        with contextlib.suppress(OSError):  # it may hang up before all is sent
-            client.sendall(request_)
-            client.shutdown(socket.SHUT_WR)
-            while client.recv(65536):
-                pass
+    peer = address.hostname, address.port
+    with socket.create_connection(peer, timeout=10) as client, contextlib.suppress(OSError):  # it may hang up early
+        client.sendall(request_)
+        client.shutdown(socket.SHUT_WR)
+        while client.recv(65536):
+            pass
 
     assert ask(monitor, "/healthz")[0] == 200
     assert "Traceback" not in capfd.readouterr().err

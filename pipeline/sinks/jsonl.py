@@ -102,7 +102,7 @@ class JSONLSink:
             self._wake.set()
         if name == "descriptor":
             with self._lock:
-                self._files[doc["uid"]] = file
+                self._own(doc["uid"], file)
         elif name == "stop":
             self._finish(file)
 
@@ -119,8 +119,7 @@ class JSONLSink:
             If it was refused, or could not be written: then it is not as far as it should be.
         """
         file = self._file("mark", {"run_start": uid})
-        owned = [each for each, other in self._files.items() if other is file]
-        return {"owned": owned, **file.mark()}
+        return {"owned": list(file.owned), **file.mark()}
 
     def resume(self, uid: str, mark: Document) -> None:
         """Go on with a run from a mark: what the file has behind it is compared with what comes, as ever.
@@ -140,7 +139,8 @@ class JSONLSink:
             file.close()
             raise
         with self._lock:
-            self._files |= dict.fromkeys(mark["owned"], file)
+            for each in mark["owned"]:
+                self._own(each, file)
 
     def let_go(self, uid: str) -> None:
         """Close the file of a run that is open, as it is."""
@@ -158,7 +158,11 @@ class JSONLSink:
         with self._lock:
             if start["uid"] in self._files:
                 self._forget(self._files[start["uid"]])
-            self._files[start["uid"]] = _LedgerFile(self.directory / self.file_name(start["uid"]), start)
+            self._own(start["uid"], _LedgerFile(self.directory / self.file_name(start["uid"]), start))
+
+    def _own(self, uid: str, file: "_LedgerFile") -> None:
+        self._files[uid] = file
+        file.owned.append(uid)
 
     def _file(self, name: str, doc: Document) -> "_LedgerFile":
         uid = doc["descriptor"] if "descriptor" in doc else doc["uid"] if name == "start" else doc.get("run_start", "")
@@ -174,7 +178,9 @@ class JSONLSink:
         file.tell_work()
 
     def _forget(self, file: "_LedgerFile") -> None:
-        self._files = {uid: other for uid, other in self._files.items() if other is not file}
+        for uid in file.owned:
+            if self._files.get(uid) is file:
+                del self._files[uid]
         file.close()
 
     def _sync_often(self) -> None:
@@ -217,6 +223,7 @@ class _LedgerFile:
 
     def __init__(self, path: Path, start: Document) -> None:
         self.path = path
+        self.owned: list[str] = []  # uids of the run and of its descriptors
         self._start = start
         self._began = time.time()
         self._refusal: PipelineError | None = None  # of whatever else comes
