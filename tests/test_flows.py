@@ -212,7 +212,12 @@ def test_kafka_feeds_a_pipeline_through_streamz(kept):
     done = threading.Event()
     pipeline = Pipeline([Node("mean", Mean("det"))], [kept])
 
-    consumer = {"bootstrap.servers": f"{broker.host}:{broker.port}", "group.id": "g", "auto.offset.reset": "earliest", "log_level": 0}
+    consumer = {
+        "bootstrap.servers": f"{broker.host}:{broker.port}",
+        "group.id": "g",
+        "auto.offset.reset": "earliest",
+        "log_level": 0,
+    }
     source = Stream.from_kafka(["raw"], consumer, poll_interval=0.05)
     source.map(json.loads).sink(lambda item: (pipeline(*item), item[0] == "stop" and done.set()))
     source.start()

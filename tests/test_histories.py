@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from event_model import DocumentNames, schema_validators
-from histories import histories
+from histories import History, Run, histories
 from hypothesis import HealthCheck, given, settings
 from kept import Kept
 from lanes import Lanes
@@ -18,6 +18,7 @@ from pipeline.reductions import Mean, PeakStatistics, Statistics
 from pipeline.service import Service
 from pipeline.sinks import JSONLSink
 from pipeline.state_store import StateStore
+from pipeline.testing import make_run
 
 EVER = 1e9  # seconds
 
@@ -53,6 +54,7 @@ class Life:
         source.committed = self._committed
         pipeline = Pipeline(nodes(), [JSONLSink(self.ledger)])
         service = Service(pipeline, source, snapshot_seconds=1e-6, hold_seconds=hold_seconds)
+        service._recover = _refuse  # from what no disk has done
         if how != "ended":
             service._end = lambda: (service._forget(), service._store.close(), pipeline.sinks[0].close())
         service.run()
@@ -76,6 +78,10 @@ class Life:
             return {run.uid: run for run in store.runs()}, poison, over
         finally:
             store.close()
+
+
+def _refuse(error):
+    raise AssertionError(f"a document was taken for a fault of the disk: {error}") from error
 
 
 def replayed(run, folder):
@@ -118,9 +124,8 @@ def _quiet():
     logging.disable(logging.NOTSET)
 
 
-@given(histories())
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-def test_whole_runs_are_as_replayed_and_all_else_is_told(history):
+def check(history):
+    """Live through a history, and hold what is left of it to what should be."""
     with tempfile.TemporaryDirectory() as folder:
         life = Life(Path(folder) / "home", history)
 
@@ -140,3 +145,71 @@ def test_whole_runs_are_as_replayed_and_all_else_is_told(history):
             check_valid(path)
         assert [path.name for path in life.ledger.parent.iterdir()] == ["ledger"]
         assert all(path.suffix in (".jsonl", ".json") or path.name == ".state" for path in life.ledger.iterdir())
+
+
+@given(histories())
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+def test_whole_runs_are_as_replayed_and_all_else_is_told(history):
+    check(history)
+
+
+RUN = make_run({"x": [1.0, 2.0, 3.0, 4.0], "y": [1.0, 3.0, 2.0, 2.0]}, uid="a")
+OTHER = make_run({"x": [1.0, 2.0], "y": [1.0, 3.0]}, uid="b")
+
+
+def in_lane(lane, items):
+    return [(lane, *item) for item in items]
+
+
+def with_harm(place, **changes):
+    """The run, and behind this place a document of it that says something else."""
+    name, doc = RUN[place]
+    return [*RUN[: place + 1], (name, {**doc, **changes}), *RUN[place + 1 :]]
+
+
+@pytest.mark.parametrize("how", ["ended", "killed", "set back"])
+@pytest.mark.parametrize("end", range(1, 8))
+def test_what_came_before_the_start_is_read_again_with_it(end, how):
+    late = [RUN[2], RUN[1], RUN[3], RUN[0], *RUN[4:], *OTHER]
+    runs = [Run(RUN, RUN, True, False), Run(OTHER, OTHER, True, False)]
+
+    check(History(runs, in_lane("a", late), [(end, how)], 1))
+
+
+@pytest.mark.parametrize("end", range(8))
+def test_a_run_that_comes_by_two_lanes_goes_on_after_a_restart(end):
+    items = [*in_lane("a", RUN[:3]), *in_lane("b", [RUN[3]]), *in_lane("a", RUN[4:])]
+
+    check(History([Run(RUN, RUN, True, False)], items, [(end, "ended"), (end + 1, "killed")], 1))
+
+
+@pytest.mark.parametrize(
+    ("place", "changes"),
+    [
+        (0, {"sample": b"\xff"}),
+        (0, {"sample": 1j}),
+        (0, {"uid": "\ud800"}),
+        (1, {"name": ["primary"]}),
+        (1, {"run_start": ["nobody"]}),
+        (2, {"run_start": ["nobody"]}),
+        (2, {"data": "text"}),
+        (2, {"seq_num": float("nan")}),
+        (2, {"seq_num": 2**53}),
+        (5, {"num_events": [4]}),
+        (6, {"num_events": "four"}),
+    ],
+)
+def test_a_document_that_is_odd_harms_no_other_run(place, changes):
+    comes = with_harm(place, **changes)
+    first, rest = comes[: place + 1], comes[place + 1 :]
+    runs = [Run(RUN, comes, False, True), Run(OTHER, OTHER, True, True)]
+
+    check(History(runs, in_lane("a", [*first, *OTHER[:2], *rest, *OTHER[2:]]), [(5, "ended"), (9, "killed")], 2))
+
+
+def test_a_run_that_has_the_uids_of_another_does_not_harm_it():
+    thief = make_run({"x": [7.0, 7.0], "y": [7.0, 7.0]}, uid="thief")
+    stolen = {**thief[1][1], "uid": RUN[1][1]["uid"]}
+    runs = [Run(RUN, RUN, True, True), Run(thief, [thief[0], ("descriptor", stolen), thief[-1]], False, True)]
+
+    check(History(runs, in_lane("a", [*RUN[:4], *runs[1].comes, *RUN[4:]]), [], 1))
