@@ -149,7 +149,7 @@ class Service:
                 self._finish()
         except LaneLost as error:
             logger.warning("%s", error)
-            self._lost = [] if getattr(self._source, "assigns_lanes", False) else error.lanes
+            self._lost = [] if self._source.assigns_lanes else error.lanes
             self._shut()
         except OSError as error:
             self._recover(error)

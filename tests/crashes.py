@@ -60,7 +60,7 @@ def documents(seed, n_runs=3, n_events=24):
 class Broker:
     """Documents in one lane; what was committed is in a file, and may be gone for good."""
 
-    name, may_lose, is_stored = "Broker", False, False
+    name, may_lose, is_stored, assigns_lanes = "Broker", False, False, False
 
     def __init__(self, items, path, keeps=True, batch=4):
         self._items, self._path, self._keeps, self._batch = items, Path(path), keeps, batch

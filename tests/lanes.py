@@ -6,7 +6,7 @@ from pipeline.sources.position import POISON, Item, Position
 class Lanes:
     """Documents of some lanes, given in turn; it remembers what was committed, as a broker does."""
 
-    name, may_lose, is_stored = "Lanes", False, False
+    name, may_lose, is_stored, assigns_lanes = "Lanes", False, False, False
 
     def __init__(self, batch=7, **lanes):
         self._lanes = {lane: list(items) for lane, items in lanes.items()}

@@ -4,9 +4,10 @@
 analysis differs from that of a replay, or a run is parked.
 """
 
+import contextlib
 import json
-import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -189,7 +190,7 @@ def soak(n_runs, folder, *, seconds, kill_seconds):
         victims = deque([killed, third])
         while any(writer.is_alive() for writer in writers):
             time.sleep(0.1)
-            if "steady" not in memory and n_over(folder, n_runs) > n_runs / 20:
+            if "steady" not in memory and n_over(folder) > n_runs / 20:
                 memory["steady"] = [steady.memory()]
             if time.monotonic() >= next_kill:
                 next_kill = time.monotonic() + kill_seconds
@@ -206,17 +207,23 @@ def soak(n_runs, folder, *, seconds, kill_seconds):
     return Seen(n_runs, killed.n_kills + third.n_kills, took, memory, wrong, parked)
 
 
-def n_over(folder, n_runs):
-    """How many analysis runs have begun, over 2 for each raw run; cheap to find out."""
-    path = folder / "ledger"
-    return sum(name.endswith(".work.json") for name in os.listdir(path)) / len(NODES) if path.exists() else 0
+def n_over(folder):
+    """How many raw runs the services have stored as over."""
+    path = folder / "ledger" / ".state" / "state.db"
+    if not path.exists():
+        return 0
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as db:
+        try:
+            return db.execute("SELECT count(*) FROM over").fetchone()[0]
+        except sqlite3.OperationalError:  # it is being made
+            return 0
 
 
 def wait_until_over(folder, n_runs, said):
-    """Return when the ledger has the ends of all analyses; fail if none comes for long."""
-    most, deadline = -1.0, 0.0
+    """Return when all runs are over; fail if none ends for long."""
+    most, deadline = -1, 0.0
     while most < n_runs:
-        n = n_over(folder, n_runs)
+        n = n_over(folder)
         if n > most:
             most, deadline = n, time.monotonic() + PATIENCE
         assert time.monotonic() < deadline, f"{most} of {n_runs} runs are over; {state(folder)}\n{said()}"

@@ -59,6 +59,7 @@ class ArchiveSource:
 
     may_lose = False
     is_stored = True
+    assigns_lanes = False
 
     def __init__(
         self,

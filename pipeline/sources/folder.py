@@ -66,6 +66,7 @@ class FolderSource:
 
     may_lose = False
     is_stored = False
+    assigns_lanes = False
 
     def __init__(
         self,

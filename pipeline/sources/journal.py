@@ -68,6 +68,7 @@ class JournalSource:
     name = "journal"
     may_lose = False
     is_stored = False
+    assigns_lanes = False
 
     def __init__(self, directory: str | os.PathLike[str], reader: str = "pipeline", *, follow: bool = True) -> None:
         self.directory = Path(directory)

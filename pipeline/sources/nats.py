@@ -64,6 +64,7 @@ class NATSSource:
 
     may_lose = False
     is_stored = False
+    assigns_lanes = False
 
     def __init__(
         self,

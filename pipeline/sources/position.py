@@ -75,6 +75,8 @@ class PositionedSource(Protocol):
         Whether a document may be lost on the way, so that only a gap in `seq_num` tells.
     is_stored
         Whether no more will ever come than what there is: runs that are open at its end are over.
+    assigns_lanes
+        Whether it gives each lane to one process at a time, as a consumer group does.
     ended
         Whether there will be no more: of a live source never, unless it is told to end.
     """
@@ -82,6 +84,7 @@ class PositionedSource(Protocol):
     name: str
     may_lose: bool
     is_stored: bool
+    assigns_lanes: bool
     ended: bool
 
     def open(self, begin: Mapping[str, Index], on_lost: OnLost = _ignore) -> None:

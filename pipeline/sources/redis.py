@@ -60,6 +60,7 @@ class RedisSource:
 
     may_lose = False
     is_stored = False
+    assigns_lanes = False
 
     def __init__(
         self,

@@ -68,6 +68,7 @@ class TiledSource:
 
     may_lose = False
     is_stored = False
+    assigns_lanes = False
 
     def __init__(
         self,

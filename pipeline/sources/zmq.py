@@ -66,6 +66,7 @@ class ZMQSource:
 
     may_lose = True
     is_stored = False
+    assigns_lanes = False
 
     def __init__(self, address: str, prefix: str = "", *, maxsize: int = 100_000, name: str = "ZMQSource") -> None:
         if not maxsize > 0:
