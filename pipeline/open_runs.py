@@ -126,7 +126,7 @@ class OpenRuns:
             If it cannot go on from what is stored; not if what `came` is its start, which stands where it stood.
         """
         run = self._owners.get(uid)
-        if run is not None or uid in self.waiting:
+        if run is not None or uid in self.waiting or uid in self._over:  # over, and not stored as such yet
             return run
         stored = self._store.run_of(uid)
         # One that is read again is in memory, and may not have come to this descriptor yet.

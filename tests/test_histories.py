@@ -4,6 +4,7 @@ import io
 import logging
 import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from event_model import DocumentNames, schema_validators
@@ -12,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from kept import Kept
 from lanes import Lanes
 
-from pipeline import Node, Pipeline
+import pipeline.service
+from pipeline import Node, Pipeline, service
 from pipeline.json_lines import read_lines
 from pipeline.reductions import Mean, PeakStatistics, Statistics
 from pipeline.service import Service
@@ -44,7 +46,10 @@ class Life:
             if how == "set back":
                 self._set_back()
         self._serve(self._history.items)
-        self._serve(self._history.items, batch=1000, hold_seconds=0.0)  # what was waited for never came
+        with patch.object(
+            service, "HOUSE_SECONDS", 0.0
+        ):  # what waits when the source ends would wait for the next life
+            self._serve(self._history.items, batch=1000, hold_seconds=0.0)  # what was waited for never came
 
     def _serve(self, items, how="ended", batch=0, hold_seconds=EVER):
         lanes = {}
@@ -52,11 +57,11 @@ class Life:
             lanes.setdefault(lane, []).append(item)
         source = Lanes(batch or self._history.batch, **lanes)
         source.committed = self._committed
-        pipeline = Pipeline(nodes(), [JSONLSink(self.ledger)])
-        service = Service(pipeline, source, snapshot_seconds=1e-6, hold_seconds=hold_seconds)
+        analysis = Pipeline(nodes(), [JSONLSink(self.ledger)])
+        service = Service(analysis, source, snapshot_seconds=1e-6, hold_seconds=hold_seconds)
         service._recover = _refuse  # from what no disk has done
         if how != "ended":
-            service._end = lambda: (service._forget(), service._store.close(), pipeline.sinks[0].close())
+            service._end = lambda: (service._forget(), service._store.close(), analysis.sinks[0].close())
         service.run()
 
     def _set_back(self):
@@ -118,7 +123,9 @@ def outcome(run, open_runs, poison, over):
 
 
 @pytest.fixture(autouse=True)
-def _quiet():
+def _quiet(monkeypatch):
+    """Nothing in the log, and a snapshot after whatever was read at once, however long it takes."""
+    monkeypatch.setattr(pipeline.service, "SNAPSHOT_SHARE", 1e9)
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
@@ -139,6 +146,7 @@ def check(history):
                 for name in wanted:
                     assert files.get(name, b"").splitlines() == wanted[name].splitlines()
                 assert run.uid in over
+                assert run.uid not in open_runs
             else:
                 assert outcome(run, open_runs, poison, over) != "unaccounted"
         for path in life.ledger.glob("*.jsonl"):
@@ -205,6 +213,14 @@ def test_a_document_that_is_odd_harms_no_other_run(place, changes):
     runs = [Run(RUN, comes, False, True), Run(OTHER, OTHER, True, True)]
 
     check(History(runs, in_lane("a", [*first, *OTHER[:2], *rest, *OTHER[2:]]), [(5, "ended"), (9, "killed")], 2))
+
+
+@pytest.mark.parametrize("end", range(1, 6))
+def test_a_run_that_is_over_does_not_begin_again(end):
+    items = in_lane("a", [*RUN, RUN[0], *OTHER, *OTHER, RUN[2], RUN[4]])
+    runs = [Run(RUN, RUN, True, True), Run(OTHER, OTHER, True, True)]
+
+    check(History(runs, items, [(end, "ended")], len(RUN) + 1))
 
 
 def test_a_run_that_has_the_uids_of_another_does_not_harm_it():
