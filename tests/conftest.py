@@ -1,5 +1,6 @@
 """What the tests share: a RunEngine, a sink that keeps, a folder of real runs, a Tiled server on PostgreSQL."""
 
+import logging
 import os
 import socket
 from pathlib import Path
@@ -9,6 +10,18 @@ import servers
 from bluesky import RunEngine
 from kept import Kept
 from tiled.client import from_uri
+
+
+@pytest.fixture(autouse=True)
+def own_log():
+    """A command that a test runs sets up the log of this process; the next test has its own."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    for handler in [each for each in root.handlers if each not in handlers]:
+        root.removeHandler(handler)
+    root.setLevel(level)
+    logging.captureWarnings(False)
 
 
 @pytest.fixture

@@ -332,7 +332,7 @@ def test_a_process_that_is_killed_again_and_again_loses_and_doubles_nothing(fold
 
 
 def write_slowly(directory, runs, seconds):
-    """Write pairs of interleaved runs in about so many seconds; return how many each event took."""
+    """Write pairs of interleaved runs in about so many seconds; return how many each document took."""
     took = []
     with Journal(directory) as journal:
         for one, other in zip(runs[::2], runs[1::2], strict=True):
@@ -340,8 +340,7 @@ def write_slowly(directory, runs, seconds):
                 for item in pair:
                     began = time.perf_counter()
                     journal(*item)
-                    if item[0] == "event":  # the others are synced, which takes what it takes
-                        took.append(time.perf_counter() - began)
+                    took.append(time.perf_counter() - began)
                 time.sleep(2 * seconds / len(runs) / len(one))
     return took
 
@@ -441,7 +440,7 @@ def test_a_catalog_that_is_away_and_then_slow_is_brought_level_and_disturbs_nobo
                 print(f"p99 of the writer {p99(took) * 1e6:.0f} us; level after {time.monotonic() - began:.1f} s")
 
         assert [each.difference for each in audit(folder / "ledger", url, container="analysis")] == [""] * len(runs)
-        assert p99(took) < 0.1  # by whatever else this machine does, and not by the catalog
+        assert p99(took) < 0.02
     finally:
         stop_server(folder / "catalog")
 
