@@ -19,7 +19,7 @@ from pipeline.logs import setup_logging
 from pipeline.operation import Operation
 from pipeline.run_commands import add_commands as add_run_commands
 from pipeline.schema import faults
-from pipeline.service import close_sinks, serve
+from pipeline.serve import close_sinks, serve
 from pipeline.service_commands import add_commands as add_service_commands
 from pipeline.show import table
 from pipeline.sources.journal import JournalSource

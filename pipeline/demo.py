@@ -12,7 +12,7 @@ from pipeline.documents import Document
 from pipeline.node import Node
 from pipeline.pipeline import Pipeline
 from pipeline.reductions import Mean, PeakStatistics
-from pipeline.service import close_sinks
+from pipeline.serve import close_sinks
 from pipeline.show import table
 from pipeline.sinks.jsonl import JSONLSink
 from pipeline.sinks.tiled import TiledSink

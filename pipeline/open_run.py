@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Sequence
 from typing import Any, Self
 
 from pipeline.completeness import Completeness
@@ -11,7 +10,6 @@ from pipeline.errors import PipelineError
 from pipeline.pipeline import Pipeline
 from pipeline.state import pack, state_from_bytes, state_to_bytes, unpack
 from pipeline.state_store import StoredRun
-from pipeline.work import Work
 
 logger = logging.getLogger(__name__)
 
@@ -85,25 +83,23 @@ class OpenRun:
         self.spoiled.append(reason)
         self.is_dirty = True
 
-    def settle(self, give_up: bool = False) -> bool:
-        """End the run if nothing is in its way, or if it is given up; return whether it is over."""
-        if self.stop is None:
-            self.parked = self.spoiled[0] if self.spoiled else ""
+    def settle(self) -> bool:
+        """End the run if nothing is in its way; return whether it is over."""
+        missing = "" if self.stop is None else self.completeness.missing(self.stop)
+        self.parked = "; ".join(filter(None, [missing, *self.spoiled[:1]]))
+        if self.stop is None or self.parked:
             return False
-        missing = self.completeness.missing(self.stop)
-        self.parked = "" if give_up else "; ".join(filter(None, [missing, *self.spoiled[:1]]))
-        if self.parked:
-            return False
-        works = self.pipeline.works(self.uid)
-        self.pipeline("stop", self.stop)
-        self.faults = _faults(works)
+        self.end()
         return True
 
-    def abandon(self) -> None:
-        """End the run without its stop document, as `abort`."""
-        works = self.pipeline.works(self.uid)
-        self.pipeline.abandon(self.uid)
-        self.faults = _faults(works)
+    def end(self) -> None:
+        """End the run with what there is of it: as its stop document says, or as `abort` if that never came."""
+        raw = self.pipeline.raw_run(self.uid)
+        if self.stop is None:
+            self.pipeline.abandon(self.uid)
+        else:
+            self.pipeline("stop", self.stop)
+        self.parked, self.faults = "", raw.faults if raw else {}
 
     # restarts
 
@@ -163,9 +159,3 @@ class OpenRun:
     def let_go(self) -> None:
         """Let the pipeline forget the run, as it is."""
         self.pipeline.let_go(self.uid)
-
-
-def _faults(works: Sequence[Work]) -> dict[str, str]:
-    """Return, by node, why an analysis failed, or could not be kept."""
-    found = {work.name: work.reason or "; ".join(work.emit.faults.values()) for work in works}
-    return {name: reason for name, reason in found.items() if reason}

@@ -223,10 +223,10 @@ class OpenRuns:
 
     # ends ------------------------------------------------------------------------------------------------------
 
-    def settle(self, run: OpenRun, give_up: bool = False) -> bool:
-        """End a run if nothing is in its way, or if it is given up; return whether it is over."""
+    def settle(self, run: OpenRun) -> bool:
+        """End a run if nothing is in its way; return whether it is over."""
         was = run.parked
-        if run.settle(give_up):
+        if run.settle():
             self._end(run)
             return True
         if run.parked and not was:
@@ -235,11 +235,8 @@ class OpenRuns:
 
     def give_up(self, run: OpenRun) -> None:
         """End a run with what there is of it: as its stop document says, or as `abort` if that never came."""
-        if run.stop is None:
-            run.abandon()
-            self._end(run)
-        else:
-            self.settle(run, give_up=True)
+        run.end()
+        self._end(run)
 
     def _end(self, run: OpenRun) -> None:
         failed = "; ".join(f"{node}: {reason}" for node, reason in run.faults.items())

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 LEVEL_SECONDS = 5.0  # in which catalogs may come level when the service ends
 REPORT_SECONDS = 1.0
+OLD_SECONDS = 3600.0  # after which a report that nobody renews is removed
 STATE = ".state"
 
 
@@ -108,6 +109,7 @@ class Operation:
     @contextmanager
     def _reports(self) -> Iterator[None]:
         """Keep the report in a file beside the state, for `bluesky-pipeline status`."""
+        _remove_old(self._ledger / STATE)
         path = self._ledger / STATE / f"service-{self.service.owner}.json"
         ended = threading.Event()
 
@@ -167,6 +169,14 @@ def _projection(process: WatchedProcess, path: Path) -> ProjectorReport:
         "refused": len(told.get("refused", {})),
         "outage": told.get("outage", "") if process.is_running else f"{process.name} does not run",
     }
+
+
+def _remove_old(state: Path) -> None:
+    """Remove the reports of processes that were killed."""
+    for path in state.glob("service-*.json"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > OLD_SECONDS:
+                path.unlink()
 
 
 def _write(path: Path, report: Mapping[str, Any]) -> None:

@@ -221,10 +221,11 @@ class Pipeline:
             self.close_silent(self.timeout)
         self.counts["runs"] += 1
         self._known.pop(uid, None)
-        works = (self._begin_node(node, doc) for node in self.nodes)
-        self._runs[uid] = RawRun(doc, [work for work in works if work is not None])
+        unbegun: dict[str, str] = {}
+        works = [self._begin_node(node, doc, unbegun) for node in self.nodes]
+        self._runs[uid] = RawRun(doc, [work for work in works if work is not None], unbegun)
 
-    def _begin_node(self, node: Node, doc: Document) -> Work | None:
+    def _begin_node(self, node: Node, doc: Document, unbegun: dict[str, str]) -> Work | None:
         """Return the node at work on this run, if it wants it; a fault there ends this analysis alone."""
         try:
             wanted, fault = node.wants(doc), None
@@ -240,7 +241,9 @@ class Pipeline:
         except Exception as error:
             logger.exception("Node %s cannot begin with raw run %s.", node.name, doc["uid"])
             self.counts["faults"] += 1
-            self._results.begin(doc["uid"], node.name, None, f"{type(error).__name__}: {error}")
+            unbegun[node.name] = reason = f"{type(error).__name__}: {error}"
+            self._progress[node.name].fail(reason)
+            self._results.begin(doc["uid"], node.name, None, reason)
             return None
         self._results.begin(doc["uid"], node.name, work)
         if fault is not None:
@@ -392,9 +395,9 @@ class Pipeline:
             for work in run.works:
                 self._results.begin(run.uid, work.name, work)
 
-    def works(self, run: str) -> list[Work]:
-        """Return the analyses at work on a raw run; none if it is not open."""
-        return list(self._runs[run].works) if run in self._runs else []
+    def raw_run(self, run: str) -> RawRun | None:
+        """Return a raw run that is open, with the analyses at work on it; None if it is not."""
+        return self._runs.get(run)
 
     def abandon(self, run: str) -> None:
         """Close a raw run that is open as `abort`: its stop document never came."""
@@ -407,14 +410,14 @@ class Pipeline:
         return list(self._runs)
 
     def groups_state(self) -> Document:
-        """Return, by node, the groups of runs that nodes have by now, as JSON values and arrays."""
-        return {node.name: node.over.state() for node in self.nodes if node.over is not None}
+        """Return, by recipe, the groups of runs that nodes have by now, as JSON values and arrays."""
+        return {node.recipe_hash: node.over.state() for node in self.nodes if node.over is not None}
 
     def restore_groups(self, state: Document) -> None:
-        """Go on with the groups of a state; those of nodes that are not here any more are left out."""
+        """Go on with the groups of a state; those of nodes of which none has the recipe any more are left out."""
         for node in self.nodes:
-            if node.over is not None and node.name in state:
-                node.over.restore(state[node.name], node.reductions)
+            if node.over is not None and node.recipe_hash in state:
+                node.over.restore(state[node.recipe_hash], node.reductions)
 
     def let_go(self, run: str) -> None:
         """Forget a raw run that is open, and close nothing of it: it is to go on later, from its `state`."""

@@ -34,6 +34,12 @@ class Progress:
         """Take note of a run that the node begins with."""
         self.n_begun += 1
 
+    def fail(self, reason: str) -> None:
+        """Take note of a run that the node could not begin with."""
+        self.n_ended += 1
+        self.n_faults += 1
+        self._last_reason, self._last_needs = reason, ""
+
     def end(self, work: Work) -> None:
         """Take note of an analysis that is over."""
         self.n_ended += 1

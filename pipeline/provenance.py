@@ -118,7 +118,7 @@ def linked_metadata(
             "software": software(tuple(packages)),
             "references": list(references),
         },
-        "raw": {key: first[key] for key in OF_RAW if key in first},
+        "raw": {key: first[key] for key in OF_RAW if key in first and not isinstance(first[key], dict | list | tuple)},
     }
 
 

@@ -27,6 +27,8 @@ class RawRun:
         The start document of the run.
     works
         On it, begun.
+    unbegun
+        By node, why it could not begin.
 
     Attributes
     ----------
@@ -36,15 +38,22 @@ class RawRun:
         When a document of it came last, by the monotonic clock.
     """
 
-    def __init__(self, start: Document, works: Sequence[Work]) -> None:
+    def __init__(self, start: Document, works: Sequence[Work], unbegun: Mapping[str, str] | None = None) -> None:
         self.uid: str = start["uid"]
         self.works = list(works)
+        self._unbegun = dict(unbegun or {})
         self.owned: list[str] = []
         self.last = time.monotonic()
         self._definitions: list[tuple[str, Document]] = []
         self._is_resuming = False
         self._router = RunRouter([lambda name, doc: ([self._give_all], [])])
         self.route("start", start)
+
+    @property
+    def faults(self) -> dict[str, str]:
+        """By node, why an analysis failed, was not begun, or could not be kept."""
+        found = {work.name: work.reason or "; ".join(work.emit.faults.values()) for work in self.works}
+        return self._unbegun | {name: reason for name, reason in found.items() if reason}
 
     def route(self, name: str, doc: Document) -> None:
         """Give a document to every work."""

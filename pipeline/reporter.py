@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.open_runs import OpenRuns
 from pipeline.provenance import software
 from pipeline.report import ParkedRun, Report, empty_report
-from pipeline.sources.position import Item, PositionedSource
+from pipeline.sources.position import Item
 from pipeline.state_store import StateStore
 
 SHOWN = 100  # parked runs at most
@@ -18,18 +18,20 @@ class Reporter:
 
     Parameters
     ----------
-    runs, store, source
+    runs, store
         Of the service.
+    source, may_lose
+        The name of its source, and whether that may lose something.
     """
 
-    def __init__(self, runs: OpenRuns, store: StateStore, source: PositionedSource) -> None:
-        self._runs, self._store, self._source = runs, store, source
+    def __init__(self, runs: OpenRuns, store: StateStore, source: str, may_lose: bool) -> None:
+        self._runs, self._store = runs, store
         self._snapshot_time: float | None = None
         self._last_document: float | None = None
         self._newest: Any = None  # the time that the newest document tells
         self._is_behind = False
-        self.report: Report = empty_report(software()[0]["version"], source.name)
-        self.report["source"]["may_lose"] = source.may_lose
+        self.report: Report = empty_report(software()[0]["version"], source)
+        self.report["source"]["may_lose"] = may_lose
 
     def has_read(self, items: Sequence[Item]) -> None:
         """Take note of what the source gave."""

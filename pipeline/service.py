@@ -2,21 +2,21 @@
 
 import logging
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from pipeline.documents import Sink
 from pipeline.errors import PipelineError, PipelineOSError, PipelineValueError
 from pipeline.gap_filler import GapFiller, Raw
+from pipeline.lanes import Lanes
 from pipeline.open_runs import OpenRuns, ReadAgain, earlier
 from pipeline.pipeline import Pipeline
 from pipeline.report import Report
 from pipeline.reporter import Reporter
+from pipeline.serve import close_sinks
 from pipeline.sinks.jsonl import JSONLSink
 from pipeline.sources.position import POISON, Index, Item, PositionedSource
 from pipeline.state import state_from_bytes, state_to_bytes
@@ -90,8 +90,7 @@ class Service:
         self.runs = OpenRuns(pipeline, self._store)
         self._gaps = GapFiller(self.runs, refill)
         self._restore_groups(pipeline)
-        self._taken: dict[str, Index | None] = {}  # lane -> up to where everything was taken in
-        self._committed: dict[str, Index] = {}
+        self._lanes = Lanes(self._store, begin_anew=source.may_lose)
         self._stopping = threading.Event()
         self._is_open = self._is_done = False
         self._lost: list[str] = []  # lanes that another process has taken over, and that are to be had again
@@ -100,7 +99,7 @@ class Service:
         self._delay = FIRST_DELAY
         self._house_due = 0.0
         self._snapshot_due = time.monotonic() + snapshot_seconds
-        self._reporter = Reporter(self.runs, self._store, source)
+        self._reporter = Reporter(self.runs, self._store, source.name, source.may_lose)
 
     # the loop --------------------------------------------------------------------------------------------------
 
@@ -130,8 +129,7 @@ class Service:
     def _open(self) -> None:
         if not self._store.is_there:
             self._store.reopen()
-        self._committed = self._store.positions()
-        self._source.open(dict(self._committed), self._lose)
+        self._source.open(self._lanes.open(), self._lose)
         for lane, before in self._begins.items():
             self._source.rewind(lane, before)
         self._begins.clear()
@@ -181,46 +179,29 @@ class Service:
     def _take(self, item: Item, again: set[str]) -> None:
         lane, index = item.position
         if item.name == POISON and item.doc.get("begins_anew"):
-            self._begin_anew(lane)
-        if lane not in self._taken:
-            self._claim(lane, index)
+            self._lanes.begin_anew(lane)
+        if lane not in self._lanes.taken:
+            self._lanes.claim(lane, index)
         try:
-            self.runs.take(item, self._taken[lane])
+            self.runs.take(item, self._lanes.taken[lane])
         except ReadAgain as error:
             self._read_again(error.run)
             again.add(error.run.lane)
         if lane not in again:
-            self._taken[lane] = index
-
-    def _claim(self, lane: str, first: Index | None = None) -> None:
-        """Make a lane ours, whose next item has the index `first`, or of which we know only what is stored."""
-        self._store.claim(lane)
-        if self._source.may_lose:  # it knows of no other index than its own since it was opened
-            self._begin_anew(lane)
-        committed = self._store.positions().get(lane)
-        if committed is not None:
-            self._committed[lane] = committed  # another process may have had the lane meanwhile
-        is_before: bool = first is None or (committed is not None and committed < first)
-        self._taken[lane] = committed if is_before else None
-
-    def _begin_anew(self, lane: str) -> None:
-        """Forget how far a lane was, whose indices begin again."""
-        self._store.reset(lane)
-        self._committed.pop(lane, None)
-        self._taken.pop(lane, None)
+            self._lanes.taken[lane] = index
 
     def _read_again(self, run: StoredRun) -> None:
         """Have a run read again from its start, if that is still there; if not, park it."""
         parked = ""
-        if run.lane not in self._taken:
-            self._claim(run.lane)
-        before = earlier(run.before, self._taken[run.lane])
+        if run.lane not in self._lanes.taken:
+            self._lanes.claim(run.lane)
+        before = earlier(run.before, self._lanes.taken[run.lane])
         if not self._source.rewind(run.lane, before):
             parked = f"it cannot be gone on with, and {self._source.name} no longer has its start"
             logger.error("Run %s is parked: %s.", run.uid, parked, extra={"run": run.uid})
             self.runs.refuse(run)
         else:
-            self._taken[run.lane] = before
+            self._lanes.taken[run.lane] = before
         self._store.save({}, [run._replace(snapshot=None, parked=parked)])
 
     # troubles --------------------------------------------------------------------------------------------------
@@ -258,8 +239,7 @@ class Service:
 
     def _forget(self, lanes: Collection[str] | None = None) -> None:
         self.runs.forget(lanes)
-        for lane in list(self._taken) if lanes is None else lanes:
-            self._taken.pop(lane, None)
+        self._lanes.forget(lanes)
 
     # snapshots -------------------------------------------------------------------------------------------------
 
@@ -275,10 +255,10 @@ class Service:
         """
         began = time.monotonic()
         for lane in self._other_lanes():
-            self._claim(lane)
-        dirty = [run for run in self.runs.runs.values() if run.is_dirty and not self._is_read_again(run.lane)]
+            self._lanes.claim(lane)
+        dirty = [run for run in self.runs.runs.values() if run.is_dirty and not self._lanes.is_read_again(run.lane)]
         stored = {run.uid: run.stored() for run in dirty}
-        positions = self._covered(stored)
+        positions = self._lanes.covered(self._open_ends(stored))
         self._ledger.flush()
         if self._ledger.trouble:
             raise PipelineOSError(self._ledger.trouble)
@@ -286,7 +266,7 @@ class Service:
         self._source.commit(positions)
         for uid, each in stored.items():
             self.runs.runs[uid].has_stored(each)
-        self._committed |= positions
+        self._lanes.has_committed(positions)
         self.runs.ended.clear()
         self.runs.poison.clear()
         self.runs.evict(self._max_open)
@@ -300,28 +280,7 @@ class Service:
     def _other_lanes(self) -> set[str]:
         """Return the lanes of runs of which something came by another, or that were asked for, since we began."""
         runs = (*self.runs.runs.values(), *self.runs.ended.values())
-        return {run.lane for run in runs if run.lane} - self._taken.keys()
-
-    def _is_read_again(self, lane: str) -> bool:
-        """Tell whether a lane has gone back, and is not yet where it was: what is stored now would miss the rest."""
-        taken: Any = self._taken[lane]
-        committed = self._committed.get(lane)
-        return committed is not None and (taken is None or taken < committed)
-
-    def _covered(self, stored: dict[str, StoredRun]) -> dict[str, Index]:
-        """Return up to where everything is taken in or stored, by lane, where that has moved on."""
-        ends: dict[str, list[Index | None]] = {}
-        for lane, taken in self._taken.items():
-            if taken != self._committed.get(lane):
-                ends[lane] = [taken]
-        for lane, before in self._open_ends(stored):
-            ends.get(lane, []).append(before)
-        covered: dict[str, Index] = {}
-        for lane, each in ends.items():
-            known: list[Any] = [end for end in each if end is not None]
-            if len(known) == len(each) and (lane not in self._committed or min(known) > self._committed[lane]):
-                covered[lane] = min(known)
-        return covered
+        return {run.lane for run in runs if run.lane} - self._lanes.taken.keys()
 
     def _open_ends(self, stored: dict[str, StoredRun]) -> Iterator[tuple[str, Index | None]]:
         """Yield lane and position behind which there is what no snapshot covers."""
@@ -388,7 +347,7 @@ class Service:
 
     def _is_mine(self, uid: str) -> bool:
         stored = self._store.run(uid)
-        if uid in self.runs.runs or stored is None or stored.lane in self._taken:
+        if uid in self.runs.runs or stored is None or stored.lane in self._lanes.taken:
             return True
         return not self._store.is_tended(stored.lane, TENDED * self._snapshot_seconds)
 
@@ -418,8 +377,11 @@ class Service:
             self._mend(0.0)
             if not self._source.ended:  # something is read again
                 return
-            for run in list(self.runs.runs.values()):
-                self.runs.give_up(run)
+            for uid in [*self.runs.runs, *(run.uid for run in self._store.runs())]:
+                if self._is_mine(uid) and uid not in self.runs.ended:
+                    self._do("give-up", uid)
+            if not self._source.ended:
+                return
         self.checkpoint()
         self._is_done = True
 
@@ -439,65 +401,12 @@ class Service:
         """Use another pipeline for the runs that begin from now on; its sinks are to be those of the first."""
         if pipeline.sinks != self.runs.pipelines[-1].sinks:
             raise PipelineValueError("A service goes on with the sinks that it has; wanted a pipeline with these.")
+        pipeline.restore_groups(self.runs.pipelines[-1].groups_state())
         self.runs.pipelines.append(pipeline)
 
     def report(self) -> Report:
         """Return what there is to tell, as of half a second ago at most."""
         return self._reporter.report
-
-
-def serve(pipeline: Pipeline, source: Any) -> None:
-    """Give the pipeline what the source has, then close it and its sinks: all is in when this returns.
-
-    Parameters
-    ----------
-    pipeline
-        Is closed at the end: raw runs that are open then end as `abort`.
-    source
-        A live one, with `subscribe(callback)`, `start()` and `stop()`, which SIGINT and SIGTERM end; or a stored one,
-        an iterable of `(name, doc)`.
-
-    >>> from pipeline.testing import make_run
-    >>> from pipeline import Node
-    >>> from pipeline.reductions import Mean
-    >>> names = []
-    >>> pipeline = Pipeline([Node("mean", Mean("x"), every=0)], [lambda name, doc: names.append(name)])
-    >>> serve(pipeline, make_run({"x": [1]}))
-    >>> names
-    ['start', 'descriptor', 'event', 'stop']
-    """
-    try:
-        if hasattr(source, "subscribe"):
-            source.subscribe(pipeline)
-            with stopped_by_signals(source.stop):
-                source.start()
-        else:
-            pipeline.replay(source)
-    finally:
-        pipeline.close()
-        close_sinks(pipeline)
-
-
-def close_sinks(pipeline: Pipeline) -> None:
-    """Close every sink that can be closed; what one cannot is logged."""
-    for sink in pipeline.sinks:
-        close = getattr(sink, "close", None)
-        try:
-            if callable(close):
-                close()
-        except Exception as error:  # noqa: BLE001 - contained: the other sinks are closed all the same
-            logger.error("Sink %s: %s", type(sink).__name__, error)
-
-
-@contextmanager
-def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Let SIGINT and SIGTERM call this, so that what came is still stored."""
-    kept = {each: signal.signal(each, lambda *_: stop()) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for each, handler in kept.items():
-            signal.signal(each, handler)
 
 
 def _ledger_of(pipeline: Pipeline) -> JSONLSink:

@@ -15,6 +15,7 @@ from unittest.mock import patch
 
 from pipeline import Node, Pipeline
 from pipeline.intake import Intake
+from pipeline.lanes import Lanes
 from pipeline.reductions import Mean, Normalize, PeakStatistics, Statistics
 from pipeline.service import Service
 from pipeline.sinks import jsonl
@@ -170,7 +171,7 @@ def commit_before_snapshot(stack):
     checkpoint = Service.checkpoint
 
     def mutant(self):
-        self._source.commit({lane: taken for lane, taken in self._taken.items() if taken is not None})
+        self._source.commit({lane: taken for lane, taken in self._lanes.taken.items() if taken is not None})
         checkpoint(self)
 
     stack(patch.object(Service, "checkpoint", mutant))
@@ -201,7 +202,7 @@ def waiting_is_covered(stack):
 
 def snapshots_while_read_again(stack):
     """What is read again is stored before it has come to where it was."""
-    stack(patch.object(Service, "_is_read_again", lambda self, lane: False))
+    stack(patch.object(Lanes, "is_read_again", lambda self, lane: False))
 
 
 # trials ------------------------------------------------------------------------------------------------------------

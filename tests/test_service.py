@@ -7,7 +7,7 @@ import databroker
 import pytest
 from lanes import Lanes, bad
 
-from pipeline import Node, Pipeline
+from pipeline import Node, Pipeline, group_by
 from pipeline.errors import PipelineValueError
 from pipeline.reductions import Mean, PeakStatistics, Statistics
 from pipeline.service import Service
@@ -334,3 +334,53 @@ def test_a_catalog_of_raw_runs_fills_gaps_and_gives_runs_that_were_joined_in_the
     served(source, tmp_path / "served", refill=Refill(catalog))
 
     assert ledger_bytes(tmp_path / "served") == replayed([lacking, headless], tmp_path / "replayed")
+
+
+def test_a_node_that_cannot_begin_is_among_what_failed(tmp_path):
+    run = raw_run("a")
+    run[0] = "start", {**run[0][1], "sample": {"a.b": 1}}
+
+    one = served(Lanes(one=run), tmp_path)
+
+    ((uid, _, reason),) = service(Lanes(), tmp_path)._store.failed()
+    assert uid == uid_of(run)
+    assert "peak: PipelineValueError: start['sample'] is not valid" in reason
+    assert one.report()["nodes"]["peak"]["faults"] == 1
+    assert "start['sample'] is not valid" in one.report()["nodes"]["peak"]["why"]
+
+
+def test_every_stored_run_without_a_stop_ends_however_many_there_are(tmp_path):
+    runs = [raw_run(f"run-{i}", 3)[:-1] for i in range(9)]
+    source = Lanes(one=[item for run in runs for item in run], batch=2)
+    source.is_stored = True
+
+    served(source, tmp_path, max_open=2, snapshot_seconds=1e-6)
+
+    assert {raw for node, raw in stops(tmp_path) if node == "mean"} == {uid_of(run) for run in runs}
+    assert service(Lanes(), tmp_path)._store.runs() == []
+
+
+def grouped(folder, *reductions):
+    node = Node("group", *(reductions or (Statistics("y"),)), over=group_by("sample"))
+    return Pipeline([node], [JSONLSink(folder)])
+
+
+def test_groups_of_runs_go_on_after_a_restart_and_a_reload(tmp_path):
+    runs = [raw_run(f"{i}", sample="Cu") for i in range(3)]
+    service(Lanes(one=runs[0]), tmp_path, grouped(tmp_path)).run()
+    again = service(Lanes(one=runs[1], two=runs[2], batch=100), tmp_path, grouped(tmp_path))
+    again.reload(Pipeline(grouped(tmp_path / "other").nodes, again.sinks))
+    again.run()
+
+    parents = [next(iter(read_jsonl(path)))[1]["parent_uids"] for path in tmp_path.glob("*.jsonl")]
+    assert sorted(map(len, parents)) == [1, 2, 3]
+
+
+def test_groups_of_another_recipe_begin_anew(tmp_path):
+    first, second = (raw_run(f"{i}", sample="Cu") for i in range(2))
+    service(Lanes(one=first), tmp_path, grouped(tmp_path)).run()
+
+    service(Lanes(two=second), tmp_path, grouped(tmp_path, Mean("x"), Statistics("y"))).run()
+
+    parents = [next(iter(read_jsonl(path)))[1]["parent_uids"] for path in tmp_path.glob("*.jsonl")]
+    assert sorted(map(len, parents)) == [1, 1]
