@@ -110,7 +110,7 @@ _FORMS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
         "data": (_are_columns, "columns"),
         "timestamps": (_are_columns, "columns"),
     },
-    "resource": {"uid": _TEXT, "resource_path": _TEXT},
+    "resource": {"uid": _TEXT},
     "datum": {"datum_id": _TEXT, "resource": _TEXT},
     "datum_page": {"datum_id": (_list_of(is_text), "a list of texts"), "resource": _TEXT},
     "stream_resource": {"uid": _TEXT, "data_key": _TEXT},

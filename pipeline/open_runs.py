@@ -271,7 +271,8 @@ class OpenRuns:
         self.counts["left_out"] += len(left)
         _remember(self._left_out, uid)
         names = ", ".join(f"{n} {name}" for name, n in Counter(each.name for each in left).items())
-        reason = f"{uid} never came, which these refer to: {names}. They are left out"
+        what = f"{uid} never came, which these refer to" if uid else "These do not tell their run"
+        reason = f"{what}: {names}. They are left out"
         self.poison.append((left[0].lane if left else "", reason))
         logger.error("%s.", reason)
 

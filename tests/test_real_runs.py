@@ -5,12 +5,16 @@ import math
 
 import pytest
 from kept import Kept
+from lanes import Lanes
 
 from pipeline import Node, Pipeline
 from pipeline.cli import main
 from pipeline.documents import NaNs
-from pipeline.reductions import PeakStatistics, Statistics
+from pipeline.reductions import Drift, PeakStatistics, Statistics
+from pipeline.service import Service
+from pipeline.sinks import JSONLSink
 from pipeline.sources import read_jsonl
+from pipeline.state_store import StateStore
 from pipeline.testing import make_run
 
 FOLDERS = (
@@ -305,3 +309,36 @@ def test_a_damaged_file_is_reported_by_name_and_the_others_are_analysed(data_fol
     assert "a_bad.jsonl, line" in err
     (path,) = (tmp_path / "out").glob("*.jsonl")
     assert Kept(_parse(path.read_bytes())).stop["exit_status"] == "success"
+
+
+def kept_by_a_service(documents, folder, nodes):
+    """What a service has in its ledger of stored documents, and what it says it could not read."""
+    source = Lanes(one=documents, batch=50)
+    source.is_stored = True
+    Service(Pipeline(nodes, [JSONLSink(folder)]), source).run()
+    store = StateStore(folder / ".state" / "state.db")
+    unread = [reason for _, _, reason in store.poison()]
+    store.close()
+    return {path.name: path.read_bytes() for path in folder.glob("*.jsonl")}, unread
+
+
+def test_a_service_makes_of_every_real_run_what_a_replay_makes(data_folder, tmp_path):
+    nodes = [Node("primary", Drift(), every=5), Node("baseline", Drift(), stream="baseline", every=0)]
+    n_runs, told = 0, {}
+    for number, path in enumerate(sorted(data_folder.rglob("*.jsonl*"))):
+        documents = list(read_jsonl(path))
+        with JSONLSink(tmp_path / f"{number} replayed") as ledger:
+            Pipeline(nodes, [ledger]).replay(documents)
+
+        have, unread = kept_by_a_service(documents, tmp_path / f"{number}", nodes)
+
+        assert have == {each.name: each.read_bytes() for each in ledger.directory.glob("*.jsonl")}, path
+        n_runs += 1
+        told |= {path.parent.name: unread} if unread else {}
+    assert n_runs > 100
+    assert told == {  # resources of old did not tell their run
+        "docs_peer_examples": [
+            "det-key2-uid never came, which these refer to: 3 datum. They are left out",
+            "These do not tell their run: 1 resource. They are left out",
+        ]
+    }
