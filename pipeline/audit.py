@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 from pipeline.catalogs import runs_of
 from pipeline.errors import PipelineError, PipelineOSError, PipelineValueError
 from pipeline.ledger_tail import ENDING, LedgerFile
-from pipeline.projection import Documents, Runs, documents_of, runs_in
-
-LINES = 1000  # that are read at once
+from pipeline.projection import Runs, documents_in, runs_in, uid_in
 
 
 class Audited(NamedTuple):
@@ -86,19 +84,12 @@ def _audited(path: Path, runs: Runs) -> Audited:
     uid = path.name.removesuffix(ENDING)
     try:
         uid = _uid(path)
-        return Audited(uid, runs.difference(uid, _documents(path)))
+        return Audited(uid, runs.difference(uid, documents_in(LedgerFile(path))))
     except PipelineError as error:
         return Audited(uid, str(error))
 
 
 def _uid(path: Path) -> str:
-    name, doc = next(iter(_documents(path)), ("", {}))
-    if name != "start" or not isinstance(doc.get("uid"), str):
-        raise PipelineValueError(f"{path}, line 1: wanted a start document with a uid, there is {name or 'nothing'!r}.")
-    return doc["uid"]
-
-
-def _documents(path: Path) -> Documents:
-    file = LedgerFile(path)
-    while lines := file.read(LINES):
-        yield from documents_of(lines, path, file.n_lines - len(lines) + 1)
+    if uid := uid_in(path):
+        return uid
+    raise PipelineValueError(f"{path}, line 1: wanted a start document with a uid, there is nothing.")

@@ -254,13 +254,13 @@ class _Few:
 class _Handler(BaseHTTPRequestHandler):
     """One request: who asks, what for, and the answer."""
 
-    server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]
+    server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]  # no other makes one
     timeout = 5.0
     server_version, sys_version = "bluesky-pipeline", ""
 
     def setup(self) -> None:
         super().setup()
-        self.rfile = _Few(self.rfile)  # pyright: ignore[reportAttributeAccessIssue]
+        self.rfile = _Few(self.rfile)  # pyright: ignore[reportAttributeAccessIssue]  # of a file, only what is called
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path

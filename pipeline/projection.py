@@ -2,15 +2,21 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pipeline.catalogs import find, kind_of
 from pipeline.difference import first_difference
 from pipeline.documents import Document, dumps, loads
 from pipeline.errors import PipelineRuntimeError, PipelineValueError
+from pipeline.ledger_tail import LedgerFile
+
+if TYPE_CHECKING:
+    from event_model.documents import EventPage
 
 Documents = Iterable[tuple[str, Document]]
 PAGE_ROWS = 200  # of a page of events into Mongo
+LINES = 1000  # of a ledger file that are read at once
 
 
 class Refused(PipelineRuntimeError):
@@ -250,12 +256,12 @@ def _in_pages(documents: list[tuple[str, Document]]) -> Iterator[tuple[str, Docu
     from event_model import pack_event_page
 
     for (name, _), group in itertools.groupby(documents, key=lambda item: (item[0], item[1].get("descriptor"))):
-        docs = [doc for _, doc in group]
+        docs: list[Any] = [doc for _, doc in group]
         if name != "event" or len(docs) == 1 or any(doc.get("filled") for doc in docs):
             yield from ((name, doc) for doc in docs)
             continue
         for first in range(0, len(docs), PAGE_ROWS):
-            page: Any = pack_event_page(*docs[first : first + PAGE_ROWS])  # type: ignore[arg-type]
+            page: Any = pack_event_page(*docs[first : first + PAGE_ROWS])
             yield "event_page", page
 
 
@@ -284,7 +290,7 @@ def _in_order(documents: Documents) -> dict[str, tuple[str, Document]]:
     found: dict[str, tuple[str, Document]] = {}
     for name, doc in documents:
         if name == "event_page":
-            events: Any = unpack_event_page(doc)  # type: ignore[arg-type]
+            events = unpack_event_page(cast("EventPage", doc))
             found |= {event["uid"]: ("event", dict(event)) for event in events}
         elif name == "stop":
             found |= {"stop": (name, doc)} if doc else {}
@@ -300,6 +306,9 @@ def _plain(name: str, doc: Document) -> Document:
 
 def _place(name: str, doc: Document) -> str:
     return f"{name} {doc['seq_num']}" if name == "event" else name
+
+
+# the ledger --------------------------------------------------------------------------------------------------------
 
 
 def documents_of(lines: Iterable[bytes], path: Any, first: int = 1) -> Iterator[tuple[str, Document]]:
@@ -319,3 +328,38 @@ def documents_of(lines: Iterable[bytes], path: Any, first: int = 1) -> Iterator[
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise PipelineValueError(f"{path}, line {number}: wanted a document as JSON: {error}") from None
         yield item
+
+
+def documents_in(file: LedgerFile) -> Iterator[tuple[str, Document]]:
+    """Read what is left of a ledger file, up to its last whole line; it may be looked at afterwards.
+
+    Raises
+    ------
+    PipelineValueError
+        If a line is no document.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
+    ...     _ = file.write(b'["start",{"uid":"a"}]\\n["sto'); file.flush()
+    ...     list(documents_in(LedgerFile(Path(file.name))))
+    [('start', {'uid': 'a'})]
+    """
+    while lines := file.read(LINES):
+        yield from documents_of(lines, file.path, file.n_lines - len(lines) + 1)
+
+
+def uid_in(path: Path) -> str:
+    """Return the uid of the run in a ledger file; nothing, if it has no line yet.
+
+    Raises
+    ------
+    PipelineValueError
+        If it does not begin with a start document.
+    """
+    head = next(documents_of(LedgerFile(path).read(1), path), None)
+    if head is None:
+        return ""
+    name, doc = head
+    if name != "start" or not isinstance(doc.get("uid"), str):
+        raise PipelineValueError(f"{path}, line 1: wanted a start document with a uid, there is {name!r}.")
+    return doc["uid"]

@@ -25,7 +25,7 @@ from pipeline.errors import (
 )
 from pipeline.ledger_tail import LOOK_SECONDS, LedgerFile, LedgerTail
 from pipeline.projected import Projected
-from pipeline.projection import Ahead, Documents, Runs, Writer, documents_of, runs_in
+from pipeline.projection import Ahead, Runs, Writer, documents_in, documents_of, runs_in, uid_in
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class Projector:
         self._tail: LedgerTail | None = None
         self._projected = Projected(None)
         self._parked: set[str] = set()  # names of files that were refused
-        self._is_behind = self._has_advanced = False
+        self._is_behind = False
 
     def sync(
         self, *, timeout: float = 60.0, progress: Callable[[int, int], object] = lambda done, of: None
@@ -120,14 +120,14 @@ class Projector:
             If another projector writes to this catalog.
         """
         with self._open() as tail:
-            while self._turn(tail) or self._is_behind or self._outage or tail.n_waiting:
+            while (has_advanced := self._turn(tail)) or self._is_behind or self._outage or tail.n_waiting:
                 progress(tail.n_finished, tail.n_finished + len(tail.files) + tail.n_waiting)
                 if self._outage and time.monotonic() - self._began_outage > timeout:
                     raise PipelineTimeoutError(
                         f"{self.target} could not be written to for {timeout:g} s: {self._outage}. "
                         "What is in the ledger stays there; the same call again goes on."
                     )
-                if self._outage or not self._has_advanced:
+                if self._outage or not has_advanced:
                     time.sleep(LOOK_SECONDS)
             progress(tail.n_finished, tail.n_finished + len(tail.files))
             return self.report()
@@ -182,8 +182,7 @@ class Projector:
         state.mkdir(exist_ok=True)
         lock = self._lock(state)
         try:
-            is_lasting = self._target is None or isinstance(self._target, str | os.PathLike)
-            path = state / f"projected-{target_hash(self.target)}.db" if is_lasting else None
+            path = state / f"projected-{target_hash(self.target)}.db" if self._is_named else None
             self._projected = Projected(path)
             self._tail = LedgerTail(self.ledger, self._projected.is_level)
             yield self._tail
@@ -193,9 +192,14 @@ class Projector:
             if lock is not None:
                 os.close(lock)
 
+    @property
+    def _is_named(self) -> bool:
+        """Whether the target is told by its name, and opened here; else it is a client of the caller's."""
+        return self._target is None or isinstance(self._target, str | os.PathLike)
+
     def _lock(self, state: Path) -> int | None:
-        """Hold the lock of the target: a catalog has one projector."""
-        if self._target is not None and not isinstance(self._target, str | os.PathLike):
+        """Hold the lock of a target that is named: it has one projector."""
+        if not self._is_named:
             return None
         directory = _embedded_directory(self._target)
         path = state / f"projector-{target_hash(self.target)}.lock"
@@ -211,15 +215,13 @@ class Projector:
 
     def _turn(self, tail: LedgerTail) -> bool:
         """Bring some of what is behind nearer; return whether there was something to do."""
-        self._has_advanced = False
         if time.monotonic() < self._next_try:
             tail.poll()  # so that the report tells how far behind it is
             return False
         try:
             if self._runs is None:
                 self._connect(tail)
-            self._has_advanced = self._advance_some(tail)
-            return self._has_advanced
+            return self._advance_some(tail)
         except _ServerFault as fault:
             self._lose(fault)
             return False
@@ -320,17 +322,14 @@ class Projector:
     def _begin(self, hand: "_Hand") -> bool:
         """Find out what the catalog has of the run; return whether there is a run yet."""
         assert self._runs is not None
-        head = LedgerFile(hand.file.path)
-        start = next(documents_of(head.read(1), head.path), None)
-        if start is None:
+        uid = uid_in(hand.file.path)
+        if not uid:
             hand.file.read(1)  # and not again before it has grown
             return False
-        if start[0] != "start" or not isinstance(start[1].get("uid"), str):
-            raise PipelineValueError(f"{head.path}, line 1: wanted a start document with a uid, there is {start[0]!r}.")
-        hand.uid = start[1]["uid"]
+        hand.uid = uid
         seen = LedgerFile(hand.file.path)
         may_replace = self._projected.was_abandoned(hand.uid)
-        hand.writer = self._runs.begin(hand.uid, lambda: _all_of(seen), may_replace=may_replace)
+        hand.writer = self._runs.begin(hand.uid, lambda: documents_in(seen), may_replace=may_replace)
         if hand.writer is None:
             seen.look()
             hand.file.skip_to(seen)
@@ -385,7 +384,7 @@ class Projector:
         for hand in self._hands.values():
             hand.begin_again()
         runs, self._runs = self._runs, None
-        if runs is not None and (self._target is None or isinstance(self._target, str | os.PathLike)):
+        if runs is not None and self._is_named:
             with suppress(Exception):
                 runs.client.context.close()
 
@@ -428,11 +427,6 @@ class _Hand:
 def _is_abandoned(line: bytes) -> bool:
     """Say whether this is the stop document of a run that was given up, and may go on."""
     return line.startswith(b'["stop"') and b'"abandoned":true' in line
-
-
-def _all_of(file: LedgerFile) -> Documents:
-    while lines := file.read(MAX_LINES):
-        yield from documents_of(lines, file.path, file.n_lines - len(lines) + 1)
 
 
 # faults ------------------------------------------------------------------------------------------------------------

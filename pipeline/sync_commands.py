@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -41,7 +42,7 @@ def _sync(args: argparse.Namespace) -> int:
     except PipelineValueError as error:
         raise ConfigError(str(error)) from None
     with _bar("sync") as bar:
-        report = projector.sync(timeout=args.timeout, progress=lambda done, of: _advance(bar, done, of))
+        report = projector.sync(timeout=args.timeout, progress=partial(_advance, bar))
     rows = [("level", report["runs_level"], ""), ("open", report["runs_open"], "their stop document is still to come")]
     rows += [(f"refused: {uid}", "", reason) for uid, reason in islice(report["refused"].items(), SHOWN)]
     print(table(("runs", "number", "why"), [row for row in rows if row[1] != 0], ""))
@@ -53,12 +54,7 @@ def _audit(args: argparse.Namespace) -> int:
 
     different, n = [], 0
     with _bar("audit") as bar:
-        for run in audit(
-            args.ledger,
-            args.catalog,
-            container=args.container,
-            progress=lambda done, of: _advance(bar, done, of),
-        ):
+        for run in audit(args.ledger, args.catalog, container=args.container, progress=partial(_advance, bar)):
             n += 1
             different += [] if run.is_level else [run]
     if different:

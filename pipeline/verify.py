@@ -6,6 +6,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.difference import first_difference
 from pipeline.documents import Document, dumps, loads
 from pipeline.errors import PipelineError
 from pipeline.node import Node
@@ -114,7 +115,7 @@ def _differ(wanted: Documents, have: Documents | str) -> str:
     for number, (want, there) in enumerate(zip_longest(wanted, have, fillvalue=nothing), 1):
         if want[0] != there[0]:
             return f"document {number}: wanted {want[0]}, there is {there[0]}"
-        place = _first_difference(_comparable(*want), _comparable(*there), want[0])
+        place = first_difference(_comparable(*want), _comparable(*there), want[0])
         if place:
             return f"document {number}: {place}"
     return ""
@@ -125,20 +126,3 @@ def _comparable(name: str, doc: Document) -> Document:
     if name == "stop" and "sinks" in doc.get("analysis", {}):
         doc = {**doc, "analysis": {key: value for key, value in doc["analysis"].items() if key != "sinks"}}
     return loads(dumps(name, doc))[1]
-
-
-def _first_difference(want: Any, have: Any, place: str) -> str:
-    if isinstance(want, dict) and isinstance(have, dict):
-        for key in sorted({*want, *have}):
-            if key not in have or key not in want:
-                return f"{place}[{key!r}]: " + (
-                    "wanted it, there is none" if key in want else "wanted none, there is it"
-                )
-            found = _first_difference(want[key], have[key], f"{place}[{key!r}]")
-            if found:
-                return found
-        return ""
-    if isinstance(want, list) and isinstance(have, list) and len(want) == len(have):
-        parts = (_first_difference(w, h, f"{place}[{i}]") for i, (w, h) in enumerate(zip(want, have, strict=True)))
-        return next(filter(None, parts), "")
-    return "" if want == have else f"{place}: wanted {want!r}, there is {have!r}"

@@ -1,12 +1,15 @@
 """Runs into a databroker catalog, whatever it is made of."""
 
 import time
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pipeline.buffer import Buffered
 from pipeline.documents import Document, dumps, loads
 from pipeline.errors import PipelineKeyError, PipelineRuntimeError, PipelineTypeError
 from pipeline.sinks.tiled import TiledSink
+
+if TYPE_CHECKING:
+    from event_model.documents import EventPage
 
 CACHE_SECONDS = 2.5  # a Mongo-backed catalog shows an open run as it was up to two seconds ago
 
@@ -179,7 +182,7 @@ class MissingOnly:
             return [(name, doc)]
         from event_model import unpack_event_page
 
-        events: Any = unpack_event_page(doc)  # type: ignore[arg-type]
+        events = unpack_event_page(cast("EventPage", doc))
         return [("event", dict(event)) for event in events if event["uid"] not in held and event["seq_num"] > up_to]
 
     def _compare_stop(self, stop: Document) -> None:

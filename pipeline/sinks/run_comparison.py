@@ -4,10 +4,11 @@ from typing import Any, NamedTuple
 
 from bluesky_tiled_plugins.utils import truncate_json_overflow
 
+from pipeline.catalogs import find
 from pipeline.difference import first_difference
 from pipeline.documents import Document
 from pipeline.sinks.run_writer import RunWriter, is_whole, stored_form
-from pipeline.sinks.stream_writer import StreamWriter, find
+from pipeline.sinks.stream_writer import StreamWriter
 
 BLOCK = 1000  # documents taken in between two comparisons
 _OF_PLUGINS = ("name", "object_keys", "run_start", "stream_name", "_config_updates")
@@ -57,7 +58,6 @@ class RunComparison:
         self._node = node
         self._metadata = dict(node.metadata)
         self._taken = RunWriter()
-        self._start: Document = {}
         self._stop: Document | None = None
         self._n_waiting = 0
         self._difference = ""
@@ -67,7 +67,6 @@ class RunComparison:
         if self._difference:
             return
         if name == "start":
-            self._start = doc
             have = dict(self._metadata.get("start") or {})
             self._note(first_difference(stored_form(doc), stored_form(have), "start"))
         elif name == "stop":

@@ -2,18 +2,20 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from bluesky_tiled_plugins.utils import truncate_json_overflow
 from bluesky_tiled_plugins.writing.tiled_writer import RunNormalizer, _RunWriter
 from event_model import unpack_datum_page, unpack_event_page
+from event_model.documents import DatumPage, EventPage, RunStop, StreamDatum, StreamResource
 from tiled.client.utils import ClientError
 from tiled.structures.core import Spec
 
+from pipeline.catalogs import find
 from pipeline.documents import Document, safe_key
 from pipeline.errors import PipelineRuntimeError
-from pipeline.sinks.stream_writer import StreamWriter, column_names, find
+from pipeline.sinks.stream_writer import StreamWriter, column_names
 
 _NOT_STORED = ("tiled_access_tags", "tiled_specs")
 
@@ -41,11 +43,12 @@ class RunWriter(_RunWriter):
     """
 
     def __init__(self, there: Any = None, kept: Mapping[str, dict[str, int]] | None = None) -> None:
-        super().__init__(client=None, max_array_size=0)  # type: ignore[arg-type]
+        super().__init__(client=None, max_array_size=0)  # type: ignore[arg-type]  # `write` is given it
         self.root_node = there
         self._kept = kept
         self.is_level = False  # with a run that was there, whole
         self.is_finished = False  # nothing is left to do
+        self._reopen = False  # the run in the catalog is this one, half written
         self.losses: list[str] = []  # what could not be kept
         self._start: Document = {}
         self._stop: Document | None = None
@@ -67,10 +70,10 @@ class RunWriter(_RunWriter):
         if name == "event":
             self._take_event(doc)
         elif name == "event_page":
-            for event in unpack_event_page(doc):  # type: ignore[arg-type]
-                self._take_event(event)  # type: ignore[arg-type]
+            for event in unpack_event_page(cast(EventPage, doc)):
+                self._take_event(cast(Document, event))
         elif name == "datum_page":
-            for datum in unpack_datum_page(doc):  # type: ignore[arg-type]
+            for datum in unpack_datum_page(cast(DatumPage, doc)):
                 self._normalizer("datum", datum)
         elif name == "descriptor":
             self._normalizer(name, self._with_columns(doc))
@@ -96,9 +99,9 @@ class RunWriter(_RunWriter):
         elif name == "event":
             self._stream_of[doc["descriptor"]].take(doc)
         elif name == "stream_resource":
-            self.stream_resource(doc)  # type: ignore[arg-type]
+            self.stream_resource(cast(StreamResource, doc))
         elif name == "stream_datum":
-            self._external_data_cache[doc["uid"]] = doc  # type: ignore[assignment]
+            self._external_data_cache[doc["uid"]] = cast(StreamDatum, doc)
         elif name == "stop":
             self.notes[:0] = doc.pop("_run_normalizer_notes", [])
             self._stop = doc
@@ -194,8 +197,6 @@ class RunWriter(_RunWriter):
         for stream in self._streams.values():
             stream.detach()
 
-    _reopen = False  # the run in the catalog is this one, half written
-
     def _open(self, client: Any) -> None:
         if self._reopen and (node := find(client, self._start["uid"])) is not None:
             self.root_node = node
@@ -262,8 +263,9 @@ class RunWriter(_RunWriter):
         metadata = {k: v for k, v in stream.descriptor.items() if k not in ("name", "object_keys", "run_start")}
         if stream.key != stream.descriptor["name"]:
             metadata["stream_name"] = stream.descriptor["name"]  # where Tiled's own clients look for it
+        run: Any = self.root_node
         try:
-            return self.root_node.create_container(  # type: ignore[union-attr]
+            return run.create_container(
                 key=stream.key,
                 metadata=truncate_json_overflow(metadata),
                 specs=[Spec("BlueskyEventStream", version="3.0"), Spec("composite")],
@@ -272,7 +274,7 @@ class RunWriter(_RunWriter):
         except ClientError as error:
             if error.response.status_code != 409:  # a request that was done but never answered
                 raise
-            return find(self.root_node, stream.key).base
+            return find(run, stream.key).base
 
     def _write_external(self) -> None:
         """Register the files that stream_datum documents tell of."""
@@ -295,7 +297,7 @@ class RunWriter(_RunWriter):
         if self._kept:
             for stream in self._streams.values():
                 stream.shorten(self.access_tags)
-        super().stop(truncate_json_overflow(self._stop))  # type: ignore[arg-type]
+        super().stop(cast(RunStop, truncate_json_overflow(self._stop)))
         self.is_finished = True
 
     def _close_stream_tree(self) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy
 import orjson
 
+from pipeline.difference import short
+
 
 class StoredTable:
     """The table of a stream; it is read once, and whole: the server knows no rows of a table.
@@ -180,9 +182,4 @@ def _plain(row: Any) -> Any:
 
 
 def _told(row: int, name: str, want: Any, have: Any) -> str:
-    return f"row {row + 1}, {name!r}: wanted {_short(want)}, there is {_short(have)}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value.item() if isinstance(value, numpy.generic) else value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return f"row {row + 1}, {name!r}: wanted {short(_plain(want))}, there is {short(_plain(have))}"

@@ -260,13 +260,12 @@ class TablePart(Part):
         self.pending: list[list[Any]] = [[] for _ in columns]
         self._columns = columns
         self._metadata = metadata
+        self._stored: StoredTable | None = None
 
     def take(self, event: Document) -> None:
         """Take in what this table holds of one event."""
         for column, values in zip(self._columns, self.pending, strict=True):
             values.append(column.get(event))
-
-    _stored: StoredTable | None = None
 
     @property
     def _n_pending(self) -> int:
@@ -293,7 +292,7 @@ class TablePart(Part):
         self._drop(len(self.node.read([self._columns[0].name])) - self.n_written)
 
     def _has_written(self, parent: Any, access_tags: list[str] | None) -> bool:
-        n = len(self.pending[0])
+        n = self._n_pending
         if n == 0:
             return True
         types = [column.type for column in self._columns]
@@ -346,8 +345,7 @@ class ArrayPart(Part):
         self._tell = tell
         self._dims = dims
         self._spoiled = False
-
-    _stored: StoredArrays | None = None
+        self._stored: StoredArrays | None = None
 
     @property
     def _n_pending(self) -> int:

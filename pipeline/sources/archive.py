@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pipeline.catalogs import find, runs_of
@@ -228,7 +228,7 @@ class _Reader(threading.Thread):
         self._place = _Place(listed.time, n, int(is_over))
         return Item(Position(self._lane, tuple(self._place)), name, doc)
 
-    def _patiently(self, ask: Any) -> Any:
+    def _patiently(self, ask: Callable[[], Any]) -> Any:
         """Return what the catalog answers, when it does; None if nobody wants it any more."""
         import httpx
 

@@ -1,7 +1,7 @@
 """What was lost on the way, from the catalog of raw runs."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pipeline.catalogs import find, kind_of, runs_of
@@ -86,7 +86,7 @@ class Refill:
             self._client = runs_of(self._catalog, self._container)
         return self._client
 
-    def _asked(self, ask: Any, uid: str) -> Any:
+    def _asked(self, ask: Callable[[Any], Any], uid: str) -> Any:
         import httpx
 
         try:
@@ -134,6 +134,6 @@ def _rows(run: Any, stream: str, wanted: set[int]) -> tuple[list[Document], list
 def _among_documents(run: Any, stream: str, wanted: set[int]) -> tuple[list[Document], list[Document]]:
     documents = list(read_catalog(run))
     there = [doc for name, doc in documents if name == "descriptor" and doc["name"] == stream]
-    uids: Mapping[str, Any] = {doc["uid"]: doc for doc in there}
+    uids = {doc["uid"] for doc in there}
     events = [doc for name, doc in documents if name == "event" and doc["descriptor"] in uids]
     return there, [event for event in events if event["seq_num"] in wanted]

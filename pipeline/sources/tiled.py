@@ -267,14 +267,18 @@ class Follower(threading.Thread):
             raise
         except Exception as error:  # noqa: BLE001 - of this run: the others go on
             run.tell(error)
-            may_pass = isinstance(error, httpx.HTTPStatusError) or run.n_faults < MAX_FAULTS
-            if not (self._live and may_pass):
+            is_answer = isinstance(error, httpx.HTTPStatusError)
+            if not (self._live and (is_answer or run.n_faults < MAX_FAULTS)):
                 self._refuse(run.stored.key, error)
                 signal.forget(run.stored.key)
                 return
         else:
             run.n_faults = 0
         run.note(self._poll_seconds, has_come=self._place.n > n)
+        self._watch(run, signal)
+
+    def _watch(self, run: "_Followed", signal: Signal) -> None:
+        """Watch what there is of a run by now; nothing more of one that is over."""
         if run.stored.is_over or run.is_given_up:
             self._runs.pop(run.stored.key, None)
             signal.forget(run.stored.key)

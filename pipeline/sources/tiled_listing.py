@@ -1,7 +1,7 @@
 """Which runs of a Tiled container are new."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from pipeline.sources.tiled_api import MAX_PAGE, Api, Item, metadata_of, path_of
 from pipeline.sources.tiled_place import Mark, Place, code_of, mark
@@ -87,7 +87,7 @@ class Listing:
         self._waiting.extend((item, is_newest) for item in items if item["id"] not in there)
         self._remember(items)
 
-    def _remember(self, items: "Iterator[Item] | list[Item]") -> None:
+    def _remember(self, items: Iterable[Item]) -> None:
         self._known |= dict.fromkeys(item["id"] for item in items)
         while len(self._known) > MAX_KNOWN:
             del self._known[next(iter(self._known))]

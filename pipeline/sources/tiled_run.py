@@ -36,9 +36,10 @@ class StoredRun:
             raise PipelineValueError(f"wanted a run, with a start document; there is {self.key!r}.")
         self.start: Document = start
         self.streams: dict[str, StoredStream] = {}
-        self.is_begun = self.is_over = False
+        self.is_over = False
         self.item = item
         self._api = api
+        self._is_begun = False
         self._untold: list[Document] = []  # descriptors
 
     def forget(self) -> None:
@@ -52,8 +53,8 @@ class StoredRun:
         if item is None:  # being written anew, by a sink that found half of it
             return
         self.item, stop = item, metadata_of(item).get("stop")
-        if not self.is_begun:
-            self.is_begun = True
+        if not self._is_begun:
+            self._is_begun = True
             yield [("start", self.start)]
         self._look()
         if self._untold:
@@ -90,8 +91,7 @@ class StoredRun:
 
     def _stream(self, item: Item) -> StoredStream:
         if item["id"] not in self.streams:
-            stream = StoredStream(self._api, item, self.start["uid"])
-            self.streams[item["id"]] = stream
+            self.streams[item["id"]] = StoredStream(self._api, item, self.start["uid"])
         return self.streams[item["id"]]
 
     def _events(self, is_over: bool) -> Iterator[Documents]:

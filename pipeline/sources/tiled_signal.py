@@ -4,6 +4,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from typing import Any
 
 from pipeline.sources.tiled_api import Item, family_of, path_of
@@ -38,8 +39,8 @@ class Signal:
             return False
         subscription, hear = self._subscription(item, path, run)
         self._watched[name] = run, subscription
-        target = lambda: self._receive(name, subscription, hear)  # noqa: E731
-        threading.Thread(target=target, name=f"watches {name}", daemon=True).start()
+        arguments = (name, subscription, hear)
+        threading.Thread(target=self._receive, args=arguments, name=f"watches {name}", daemon=True).start()
         return True
 
     def _subscription(self, item: Item, path: list[str], run: str) -> tuple[Any, Callable[[Any], None]]:
@@ -49,15 +50,11 @@ class Signal:
             self.tell(run)
 
         if family_of(item) == "table":
-            table = TableSubscription(self._client.context, path, _AtOnce())  # type: ignore[arg-type]
+            table = TableSubscription(self._client.context, path, _AtOnce())
             table.new_data.add_callback(hear)
             return table, hear
-        container = ContainerSubscription(
-            self._client.context,
-            path,
-            _AtOnce(),  # type: ignore[arg-type]
-            self._client.structure_clients,
-        )
+        context, clients = self._client.context, self._client.structure_clients
+        container = ContainerSubscription(context, path, _AtOnce(), clients)
         container.child_created.add_callback(hear)
         container.child_metadata_updated.add_callback(hear)
         return container, hear
@@ -104,14 +101,14 @@ class Signal:
             self.forget(run)
 
 
-class _AtOnce:
+class _AtOnce(Executor):
     """An executor that has no thread."""
 
-    def submit(self, function: Callable[..., Any], *args: Any) -> None:
-        function(*args)
-
-    def shutdown(self, wait: bool = True) -> None:
-        """Nothing is left to be done."""
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Do it now."""
+        done: Future[Any] = Future()
+        done.set_result(fn(*args, **kwargs))
+        return done
 
 
 def _end(subscription: Any) -> None:
