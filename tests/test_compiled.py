@@ -32,7 +32,31 @@ def test_a_function_is_compiled_once_for_each_dtype_and_that_is_told(caplog):
 
     assert kernel is compiled(total)
     assert sums == [6, 6, 6.0, 6]
-    assert [record.args[:2] for record in caplog.records] == [("total", "uint16"), ("total", "float32")]
+    told = [record.getMessage() for record in caplog.records]
+    assert [text.split("Array(")[1].split(",")[0] for text in told] == ["uint16", "float32"]
+    assert all(text.startswith("compiled total(") for text in told)
+
+
+def test_what_others_compile_is_not_told(caplog):
+    caplog.set_level(logging.INFO, module.__name__)
+    assert compiled(quotient)
+
+    numba.njit(lambda x: x + 1)(1)
+
+    assert not caplog.records
+
+
+def of_all(kernel, rows):
+    found = 0
+    for i in range(len(rows)):
+        found += kernel(rows[i])
+    return found
+
+
+def test_a_kernel_may_be_given_to_a_kernel():
+    rows = readable(numpy.arange(6).reshape(2, 3))
+
+    assert compiled(of_all)(compiled(total), rows) == of_all(total, rows) == 15
 
 
 def test_without_numba_there_is_no_kernel(monkeypatch):

@@ -10,10 +10,12 @@ interpreter while it works. How a reduction uses one:
 
 When it is compiled
 -------------------
-In memory, by the first call with arrays of a dtype: 0.1 to 0.3 s, and 1.3 s for the first one of a process, which has
-to import numba; either is logged. `import pipeline` imports no numba, nor does a reduction of scalars or short curves.
-So that the points of a scan do not wait, a reduction that is sure to see frames makes a call with tiny arrays in
-`begin`, before the first point: of `uint16`, as most detectors have; another dtype waits for its first frame.
+In memory, by the first call with arrays of a dtype: some tenths of a second, and 1.3 s more for the first one of a
+process, which has to import numba; it is logged. `import pipeline` imports no numba, nor does a reduction of scalars or
+of short curves. So the first frame of a process is waited for: in a service by nobody but the service, and where the
+pipeline is subscribed to a RunEngine itself, between the first point and the second of the first scan. Not before:
+which dtype, and whether there will be frames at all, is not known until one is there; and to compile in a thread would
+take turns with the scan for longer.
 
 Not `cache=True`: its files are pickles, are named by the time and the size of a source file, not by what is in it, do
 not see a change in a function that was inlined from another file, and go stale beside a package that is replaced.
@@ -42,7 +44,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any] | None:
     Parameters
     ----------
     function
-        Of a module, in the part of Python and numpy that numba knows; it calls no function of ours.
+        In the part of Python and numpy that numba knows. It calls no function of ours but kernels that it is given.
 
     >>> def double(values, out):
     ...     for i in range(values.size):
@@ -60,30 +62,38 @@ def _kernel(function: Callable[..., Any]) -> Callable[..., Any] | None:
     numba = _numba()
     if numba is None:
         return None
-    kernel = numba.njit(nogil=True, error_model="numpy")(function)
+    _OURS.add(function)
+    return numba.njit(nogil=True, error_model="numpy")(function)
 
-    def timed(*arguments: Any) -> Any:
-        n_known, begun = len(kernel.overloads), perf_counter()
-        result = kernel(*arguments)
-        if len(kernel.overloads) > n_known:
-            logger.info("compiled %s for %s in %.1f s", function.__name__, _types(arguments), perf_counter() - begun)
-        return result
 
-    return timed
+_OURS: set[Callable[..., Any]] = set()
 
 
 @cache
 def _numba() -> Any:
     try:
         import numba
+        from numba.core import event
     except ImportError as error:  # it is not there, or does not go with this numpy
         logger.info("no numba: %s", error)
         return None
+
+    class Told(event.Listener):
+        """Logs what is compiled, and how long that took with all that it calls."""
+
+        def __init__(self) -> None:
+            self._begun: list[float] = []
+
+        def on_start(self, event: Any) -> None:
+            self._begun.append(perf_counter())
+
+        def on_end(self, event: Any) -> None:
+            took, function = perf_counter() - self._begun.pop(), event.data["dispatcher"].py_func
+            if function in _OURS and not self._begun:
+                logger.info("compiled %s%s in %.1f s", function.__name__, event.data["args"], took)
+
+    event.register("numba:compile", Told())
     return numba
-
-
-def _types(arguments: tuple[Any, ...]) -> str:
-    return ", ".join(str(getattr(each, "dtype", type(each).__name__)) for each in arguments)
 
 
 def readable(array: numpy.ndarray) -> numpy.ndarray:
