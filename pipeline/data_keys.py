@@ -1,6 +1,7 @@
 """Data keys: what a value is, and values as their data key says."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -211,3 +212,13 @@ def named(stream: str, key: str, function: Callable[[Any], Any]) -> Callable[[An
             raise type(error)(f"Stream {stream!r}, field {key!r}: {error}") from None
 
     return cast
+
+
+def size_of(data_key: Mapping[str, Any]) -> int:
+    """Return how many bytes the value of one event has, as its data key tells.
+
+    >>> size_of({"dtype": "array", "shape": [1, 1000, 500], "dtype_numpy": "<u2"})
+    1000000
+    """
+    digits = "".join(letter for letter in str(data_key.get("dtype_numpy", "")) if letter.isdigit())
+    return math.prod(n or 1 for n in data_key.get("shape") or ()) * (int(digits or 8) or 8)

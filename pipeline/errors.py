@@ -37,6 +37,10 @@ class PipelineOSError(PipelineError, OSError):
     """A file, a socket or a server that does not do what it should."""
 
 
+class AssetError(PipelineOSError):
+    """An external asset that cannot be read: it names the file, what was wanted and what there is."""
+
+
 class PipelineImportError(PipelineError, ImportError):
     """A package that is needed and not installed: it names the extra that brings it."""
 

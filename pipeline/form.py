@@ -113,8 +113,14 @@ _FORMS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     "resource": {"uid": _TEXT},
     "datum": {"datum_id": _TEXT, "resource": _TEXT},
     "datum_page": {"datum_id": (_list_of(is_text), "a list of texts"), "resource": _TEXT},
-    "stream_resource": {"uid": _TEXT, "data_key": _TEXT},
-    "stream_datum": {"uid": _TEXT, "descriptor": _TEXT, "stream_resource": _TEXT, "seq_nums": (_is_span, "a span")},
+    "stream_resource": {"uid": _TEXT, "data_key": _TEXT, "uri": _TEXT},
+    "stream_datum": {
+        "uid": _TEXT,
+        "descriptor": _TEXT,
+        "stream_resource": _TEXT,
+        "seq_nums": (_is_span, "a span"),
+        "indices": (_is_span, "a span"),
+    },
     "stop": {"run_start": _TEXT, "time": _NUMBER, "exit_status": _TEXT},
 }
 _OPTIONAL: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {

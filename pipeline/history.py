@@ -1,7 +1,6 @@
 """Undo the last events: what the state was before them, and the data since."""
 
 import copy
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, groupby
@@ -9,11 +8,14 @@ from typing import Any, Generic, TypeVar
 
 import numpy
 
+from pipeline.data_keys import size_of
 from pipeline.documents import Document
 from pipeline.state import pack, unpack
 
 BLOCK = 512  # events between two copies of the state
 BLOCK_BYTES = 64 * 2**20  # fewer where their data are large
+FRAMES = 64  # of large ones in files, which are read again when events are undone
+LARGE = 2**20
 
 State = TypeVar("State")
 Data = Mapping[str, Any]
@@ -140,13 +142,10 @@ def block_size(data_keys: Mapping[str, Document]) -> int:
 
     >>> block_size({"det": {"dtype": "number", "shape": []}})
     512
-    >>> block_size({"cam": {"dtype": "array", "shape": [2048, 2048], "dtype_numpy": "<u2"}})
-    8
+    >>> camera = {"dtype": "array", "shape": [2048, 2048], "dtype_numpy": "<u2"}
+    >>> block_size({"cam": camera}), block_size({"cam": {**camera, "external": "STREAM:"}})
+    (8, 64)
     """
-    size = sum(math.prod(n or 1 for n in key.get("shape") or ()) * _item_size(key) for key in data_keys.values())
-    return max(1, min(BLOCK, BLOCK_BYTES // max(size, 1)))
-
-
-def _item_size(data_key: Document) -> int:
-    digits = "".join(letter for letter in str(data_key.get("dtype_numpy", "")) if letter.isdigit())
-    return int(digits or 8) or 8
+    size = sum(size_of(key) for key in data_keys.values() if not key.get("external"))
+    is_large = any(size_of(key) > LARGE for key in data_keys.values() if key.get("external"))
+    return max(1, min(FRAMES if is_large else BLOCK, BLOCK_BYTES // max(size, 1)))

@@ -59,6 +59,11 @@ class Intake:
         """The last `seq_num` whose turn has come, taken or missing."""
         return self._next - 1
 
+    def uid_of(self, seq_num: int) -> str | None:
+        """Return the uid of the event that was taken under a `seq_num`, if it is remembered."""
+        is_remembered = self._next - REMEMBERED <= seq_num < self._next
+        return self._uids[seq_num % REMEMBERED] if is_remembered else None
+
     def event(self, doc: Document) -> None:
         """Take in one event."""
         self._event(doc)

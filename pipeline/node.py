@@ -7,6 +7,8 @@ from pipeline.documents import Document, Sink
 from pipeline.errors import PipelineTypeError, PipelineValueError
 from pipeline.group import GroupBy, Total, group_uid, parents
 from pipeline.provenance import analysis_uid, is_raw, linked_metadata, recipe_hash, start_metadata
+from pipeline.readers.assets import Assets
+from pipeline.readers.run_assets import RunAssets
 from pipeline.reductions.flow import Flow
 from pipeline.reductions.reduction import Reduction
 from pipeline.run_builder import RunBuilder
@@ -85,7 +87,7 @@ class Node:
         """Tell whether this node analyses the run with this start document."""
         return self._wants(start) and (self.over is None or self.over.wants(start))
 
-    def begin(self, raw: Document, emit: Sink, uid: str | None = None) -> Work:
+    def begin(self, raw: Document, emit: Sink, uid: str | None = None, assets: RunAssets | None = None) -> Work:
         """Return the node at work on a raw run: an object of its own, which emits the start document at once.
 
         Parameters
@@ -96,19 +98,22 @@ class Node:
             Called with each document of the analysis run.
         uid
             Of the analysis run; by default the one that follows from the raw run and the recipe.
+        assets
+            Of the raw run, which are given its documents before the work is.
         """
+        assets = assets or Assets().of_run()
         if self.over is None:
             uid = uid or analysis_uid(raw["uid"], self.recipe_hash)
             metadata = start_metadata(raw, self.recipe, self._packages)
-            return self._work(raw, RunBuilder(metadata, uid, raw["time"], emit=emit), emit)
+            return self._work(raw, RunBuilder(metadata, uid, raw["time"], emit=emit), emit, assets)
         total = self.over.before(raw)
         uid = uid or group_uid(raw, self.recipe_hash, total)
         metadata = linked_metadata(parents(raw, total), self.recipe, self._packages)
-        work = self._work(raw, RunBuilder(metadata, uid, raw["time"], emit=emit), emit)
+        work = self._work(raw, RunBuilder(metadata, uid, raw["time"], emit=emit), emit, assets)
         work.join(total, self.over.add)
         return work
 
-    def resume(self, raw: Document, emit: Sink, state: Mapping[str, Any]) -> Work:
+    def resume(self, raw: Document, emit: Sink, state: Mapping[str, Any], assets: RunAssets) -> Work:
         """Return the node at work as it was when `Work.state` told this; nothing is emitted by it.
 
         Raises
@@ -116,14 +121,14 @@ class Node:
         PipelineValueError
             If it is a state of other reductions.
         """
-        work = self._work(raw, RunBuilder.resumed(state["builder"], emit), emit)
+        work = self._work(raw, RunBuilder.resumed(state["builder"], emit), emit, assets)
         if self.over is not None:
             work.join(Total(), self.over.add)
         work.restore(state)
         return work
 
-    def _work(self, raw: Document, builder: RunBuilder, emit: Sink) -> Work:
-        return Work(self.name, self.stream, self.reductions, self.every, raw, builder, emit)
+    def _work(self, raw: Document, builder: RunBuilder, emit: Sink, assets: RunAssets) -> Work:
+        return Work(self.name, self.stream, self.reductions, self.every, raw, builder, emit, assets)
 
     def __repr__(self) -> str:
         return f"Node({self.name!r}, {', '.join(reduction.name for reduction in self.reductions)})"

@@ -107,7 +107,7 @@ class OpenRuns:
         if uid in self._left_out and came.name != "start":
             self.counts["left_out"] += 1
             return
-        run = self.find(uid, came)
+        run = self.find(uid, came) if uid else self._only_one(came.lane)
         if run is not None:
             self._give(run, came.lane, came.name, came.doc)
         elif self._is_over(uid):
@@ -116,6 +116,11 @@ class OpenRuns:
             self._begin(came)
         else:
             self.waiting.add(came)
+
+    def _only_one(self, lane: str) -> OpenRun | None:
+        """Return the run that is open in a lane, if it is the only one: resources of old do not say theirs."""
+        runs = [run for run in self.runs.values() if run.lane == lane]
+        return runs[0] if len(runs) == 1 else None
 
     def find(self, uid: str, came: Waiting | None = None) -> OpenRun | None:
         """Return the open run that this is the uid of, or of a descriptor or resource; from the store, if need be.

@@ -144,7 +144,8 @@ class Output:
             if i in self._chosen:
                 known |= _distinct(keys, known)
             if reduction.kind == "event":
-                data_keys |= {key: {**describe(value, source), **keys[key]} for key, value in result.items()}
+                fed = (reduction.feed() or {}).items()
+                data_keys |= {key: {**describe(value, source), **described.get(key, {})} for key, value in fed}
         return known
 
     def _describe_carried(self, field: str) -> Document:

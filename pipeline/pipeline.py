@@ -17,6 +17,8 @@ from pipeline.node import Node
 from pipeline.plans import Plans
 from pipeline.progress import Progress
 from pipeline.raw_run import RawRun
+from pipeline.readers.assets import Assets
+from pipeline.readers.run_assets import RunAssets
 from pipeline.report import NodeReport, SinkReport
 from pipeline.results import Results
 from pipeline.state import unpack
@@ -56,6 +58,8 @@ class Pipeline:
         The analyses, of different names.
     sinks
         Callables `(name, doc)`, in order; see `subscribe`.
+    assets
+        Where external assets are, and how they are read.
     timeout
         After how many seconds without a document a raw run is closed as `abort`. It is looked at whenever another
         run starts, and by `close_silent`. None: never.
@@ -79,10 +83,17 @@ class Pipeline:
     inline = True
 
     def __init__(
-        self, nodes: Sequence[Node], sinks: Sequence[Sink] = (), *, timeout: float | None = None, fresh: bool = False
+        self,
+        nodes: Sequence[Node],
+        sinks: Sequence[Sink] = (),
+        *,
+        assets: Assets | None = None,
+        timeout: float | None = None,
+        fresh: bool = False,
     ) -> None:
         _check_names(nodes)
         self.nodes = list(nodes)
+        self.assets = assets or Assets()
         self.timeout = timeout
         self.fresh = fresh
         self.counts: Counter[str] = Counter()
@@ -94,6 +105,7 @@ class Pipeline:
         self._runs: dict[str, RawRun] = {}  # uid of the raw run -> its works
         self._owners: dict[str, RawRun] = {}  # uid of a descriptor or a resource -> the run it is of
         self._known: OrderedDict[str, str] = OrderedDict()  # uids of what is over or unknown -> which of the two
+        self._is_replaying = False
         self._lock = threading.RLock()  # documents may come from more than one RunEngine
         self._routes = {name: getattr(self, f"_on_{name}") for name in ROUTED}
         for sink in sinks:
@@ -222,10 +234,11 @@ class Pipeline:
         self.counts["runs"] += 1
         self._known.pop(uid, None)
         unbegun: dict[str, str] = {}
-        works = [self._begin_node(node, doc, unbegun) for node in self.nodes]
-        self._runs[uid] = RawRun(doc, [work for work in works if work is not None], unbegun)
+        assets = self.assets.of_run(is_stored=self._is_replaying)
+        works = [self._begin_node(node, doc, assets, unbegun) for node in self.nodes]
+        self._runs[uid] = RawRun(doc, [work for work in works if work is not None], unbegun, assets)
 
-    def _begin_node(self, node: Node, doc: Document, unbegun: dict[str, str]) -> Work | None:
+    def _begin_node(self, node: Node, doc: Document, assets: RunAssets, unbegun: dict[str, str]) -> Work | None:
         """Return the node at work on this run, if it wants it; a fault there ends this analysis alone."""
         try:
             wanted, fault = node.wants(doc), None
@@ -237,7 +250,7 @@ class Pipeline:
         self._progress[node.name].begin()
         emit = Delivery(list(self._sinks.values()))
         try:
-            work = node.begin(doc, emit, str(uuid.uuid4()) if self.fresh else None)
+            work = node.begin(doc, emit, str(uuid.uuid4()) if self.fresh else None, assets)
         except Exception as error:
             logger.exception("Node %s cannot begin with raw run %s.", node.name, doc["uid"])
             self.counts["faults"] += 1
@@ -256,10 +269,12 @@ class Pipeline:
     _on_resource = _on_stream_resource = _on_descriptor
 
     def _own(self, uid: str, name: str, doc: Document) -> None:
-        """Route a document that others refer to."""
-        run = self._runs.get(doc.get("run_start", ""))
+        """Route a document that others refer to; a resource of old may not say which run it is of."""
+        run = self._runs.get(doc.get("run_start") or "")
+        if run is None and not doc.get("run_start") and len(self._runs) == 1:
+            run = next(iter(self._runs.values()))
         if run is None:
-            self._leave_alone(doc.get("run_start", uid), name)
+            self._leave_alone(doc.get("run_start") or uid, name)
         elif uid in self._owners:
             self.counts[f"duplicate_{name}s"] += 1
         else:
@@ -326,6 +341,7 @@ class Pipeline:
             if work.is_over:
                 self._progress[work.name].end(work)
         self._results.end(run.uid)
+        run.close()
         del self._runs[run.uid]
         for uid in run.owned:
             del self._owners[uid]
@@ -389,7 +405,7 @@ class Pipeline:
             wanted = [[node.name, node.recipe_hash] for node in nodes]
             if start["uid"] in self._runs or wanted != state["recipes"]:
                 raise PipelineValueError(f"Raw run {start['uid']}: wanted a state of the nodes that analyse it now.")
-            run = RawRun.resumed(state, nodes, list(self._sinks.values()))
+            run = RawRun.resumed(state, nodes, list(self._sinks.values()), self.assets.of_run())
             self._runs[run.uid] = run
             self._owners |= dict.fromkeys(run.owned, run)
             for work in run.works:
@@ -435,6 +451,7 @@ class Pipeline:
         A run whose stop document is not among them is closed as `abort`.
         """
         began: list[str] = []
+        self._is_replaying = True
         try:
             for n, (name, doc) in enumerate(documents, 1):
                 if name == "start" and doc["uid"] not in self._runs:
@@ -443,6 +460,7 @@ class Pipeline:
                 if n % PACE == 0:
                     self.flush()  # a queue that drops what it cannot hold is not for stored runs
         finally:
+            self._is_replaying = False
             with self._lock:
                 self._abandon([self._runs[uid] for uid in began if uid in self._runs])
             self.flush()

@@ -10,6 +10,7 @@ from pipeline.delivery import Delivery, Outlet
 from pipeline.documents import Document
 from pipeline.errors import PipelineError
 from pipeline.node import Node
+from pipeline.readers.run_assets import RunAssets
 from pipeline.state import pack, unpack
 from pipeline.work import Work
 
@@ -29,6 +30,8 @@ class RawRun:
         On it, begun.
     unbegun
         By node, why it could not begin.
+    assets
+        Of the run.
 
     Attributes
     ----------
@@ -38,9 +41,12 @@ class RawRun:
         When a document of it came last, by the monotonic clock.
     """
 
-    def __init__(self, start: Document, works: Sequence[Work], unbegun: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, start: Document, works: Sequence[Work], unbegun: Mapping[str, str] | None, assets: RunAssets
+    ) -> None:
         self.uid: str = start["uid"]
         self.works = list(works)
+        self._assets = assets
         self._unbegun = dict(unbegun or {})
         self.owned: list[str] = []
         self.last = time.monotonic()
@@ -60,6 +66,7 @@ class RawRun:
         self.last = time.monotonic()
         if name in DEFINING:
             self._definitions.append((name, doc))
+        self._assets(name, doc)
         self._router(name, doc)
 
     def _give_all(self, name: str, doc: Document) -> None:
@@ -83,28 +90,36 @@ class RawRun:
         works = [_state(work) for work in self.works]
         if None in works:
             return None
-        return {"definitions": pack(self._definitions, "definitions", ""), "works": works}
+        definitions = pack(self._definitions, "definitions", "")
+        return {"definitions": definitions, "assets": self._assets.state(), "works": works}
 
     @classmethod
-    def resumed(cls, state: Mapping[str, Any], nodes: Sequence[Node], outlets: Sequence[Outlet]) -> Self:
+    def resumed(
+        cls, state: Mapping[str, Any], nodes: Sequence[Node], outlets: Sequence[Outlet], assets: RunAssets
+    ) -> Self:
         """Return the run that goes on from a state, by the nodes that it is of."""
         definitions = unpack(state["definitions"], "")
         works: list[Work] = []
         try:
             for node, each in zip(nodes, state["works"], strict=True):
-                works.append(_resumed(node, definitions[0][1], outlets, each))
+                works.append(_resumed(node, definitions[0][1], outlets, each, assets))
         except BaseException:
             for work in works:
                 work.emit.let_go()
             raise
-        run = cls(definitions[0][1], [])
+        run = cls(definitions[0][1], [], None, assets)
         run._is_resuming = True
         for name, doc in definitions[1:]:
             run.route(name, doc)
             run.owned.append(doc["uid"])
+        assets.restore(state["assets"])
         run._is_resuming = False
         run.works = works
         return run
+
+    def close(self) -> None:
+        """Close the files that were read: the run is over."""
+        self._assets.close()
 
     def let_go(self) -> None:
         """Let the works go, and close nothing."""
@@ -121,9 +136,11 @@ def _state(work: Work) -> Document | None:
     return state and delivered and {**state, "delivery": delivered}
 
 
-def _resumed(node: Node, start: Document, outlets: Sequence[Outlet], state: Mapping[str, Any]) -> Work:
+def _resumed(
+    node: Node, start: Document, outlets: Sequence[Outlet], state: Mapping[str, Any], assets: RunAssets
+) -> Work:
     delivery = Delivery(outlets)
-    work = node.resume(start, delivery, state)
+    work = node.resume(start, delivery, state, assets)
     try:
         delivery.resume(state["delivery"])
     except BaseException:

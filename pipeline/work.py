@@ -8,15 +8,19 @@ from typing import Any
 
 import numpy
 
+from pipeline.alignment import Alignment
 from pipeline.analysis_result import AnalysisResult
 from pipeline.documents import Document, Sink
 from pipeline.errors import PipelineError, PipelineKeyError, PipelineTypeError, PipelineValueError, RejectedValue
+from pipeline.event_data import EventData, configuration_of
 from pipeline.group import Total
 from pipeline.history import History, block_size
 from pipeline.intake import Intake
 from pipeline.output import Output, Point
+from pipeline.readers.run_assets import RunAssets
 from pipeline.reductions.event_reduction import EventReduction
-from pipeline.reductions.reduction import Reduction
+from pipeline.reductions.reduction import Data, Reduction
+from pipeline.references import References
 from pipeline.run_builder import RunBuilder, iter_events
 from pipeline.state import pack, unpack
 
@@ -43,6 +47,8 @@ class Work:
         Of the analysis run, begun.
     emit
         What the builder hands its documents to. What it has in `faults`, by sink, is told in the stop document.
+    assets
+        Of the raw run: what reads external fields.
     """
 
     def __init__(
@@ -54,22 +60,29 @@ class Work:
         raw: Document,
         builder: RunBuilder,
         emit: Sink,
+        assets: RunAssets,
     ) -> None:
         self.name, self.stream, self.uid = name, stream, builder.uid
         self.intake = Intake(self._take, self._rewind)
         self.reason = ""  # what went wrong first
         self.is_over = False
         self._prototypes, self._every = reductions, every
-        self._raw = raw
+        self._raw, self._assets = raw, assets
+        self._begun: list[Reduction] | None = None  # copies that know the start document
+        self._references = References(stream, assets, self._data, self._take_in)
+        self._frames = Alignment(assets, None, self.intake.uid_of, self.intake.event)
         self.emit: Any = emit
         self._builder = builder
         self._streams_seen: list[str] = []
         self._descriptors: set[str] = set()  # uids of the descriptors of our stream
         self._data_keys: dict[str, Document] = {}
+        self._later: dict[str, dict[str, Document]] = {}  # uid of a descriptor -> data keys, once its events come
+        self._configured: dict[str, dict[str, Any]] = {}  # uid of a descriptor -> configuration that is read
         self._expected = 0  # events of our stream, as the stop document tells
         self._before = Total()  # of a group of runs
         self._add: Callable[[Document, Sequence[Reduction], int], None] | None = None
         self._arrays: dict[str, Any] = {}  # fields of arrays in the events -> their dtypes
+        self._carried: list[str] = []  # fields that were scanned
         self._derived: set[str] = set()  # what per-event reductions gave, for those after them
         self._history = History(_State([], raw["time"]))
         self._events: Output | None = None  # one event for each raw event
@@ -86,16 +99,24 @@ class Work:
         if method is None or (self.reason and name != "stop"):
             return
         try:
+            if not self.reason:
+                self._prepare()
+                self._references(name, doc)
             method(doc)
         except Exception as error:  # noqa: BLE001 - contained: a fault ends its own analysis and nothing else
             self.fail(error)
 
     def event(self, doc: Document) -> None:
         """Take in an event: what a call does, without the way round."""
-        if self.reason or doc["descriptor"] not in self._descriptors:
+        if self.reason:
             return
         try:
-            self.intake.event(doc)
+            if doc["descriptor"] not in self._descriptors:
+                self._references("event", doc)
+            elif self._configured[doc["descriptor"]] or self._frames.wants_frames:
+                self._frames.event(doc)
+            else:
+                self.intake.event(doc)
         except Exception as error:  # noqa: BLE001 - contained: a fault ends its own analysis and nothing else
             self.fail(error)
 
@@ -112,6 +133,26 @@ class Work:
 
     # descriptors -----------------------------------------------------------------------------------------------
 
+    def _prepare(self) -> None:
+        """Have reductions that know the start document, and what they refer to."""
+        if self._begun is not None:
+            return
+        self._begun = deepcopy(list(self._prototypes))
+        for reduction in self._begun:
+            reduction.begin(self._raw)
+        self._references.add(each for reduction in self._begun for each in reduction.references)
+        self._frames.fields = self._fields_read()
+
+    def _fields_read(self) -> set[str] | None:
+        """Return the fields that are read; None if a reduction does not say."""
+        if not all(reduction.fields for reduction in self._prototypes):
+            return None
+        fields = {field for reduction in self._prototypes for field in reduction.fields}
+        return fields | set(_scanned(self._raw, self.stream)) | self._references.fields
+
+    def _start(self, doc: Document) -> None:
+        self._references.read_runs()
+
     def _descriptor(self, doc: Document) -> None:
         stream = doc.get("name", "primary")
         if stream not in self._streams_seen:
@@ -119,30 +160,44 @@ class Work:
         if stream != self.stream:
             return
         self._descriptors.add(doc["uid"])
-        if _kinds(doc["data_keys"]) != _kinds(self._data_keys):
-            self._begin(doc["data_keys"])
+        self._frames.descriptor(doc)
+        self._configured[doc["uid"]] = self._configuration_read(doc)
+        if _kinds(doc["data_keys"]) == _kinds(self._data_keys):
+            return
+        if self._frames.waits or self._references.holds_events:
+            self._later[doc["uid"]] = doc["data_keys"]
+        else:
+            self._begin(doc["data_keys"], self._configured[doc["uid"]])
 
-    def _begin(self, data_keys: dict[str, Document]) -> None:
+    def _configuration_read(self, doc: Document) -> dict[str, Any]:
+        """Return what reductions read that is no field, but how an object is set."""
+        fields = self._frames.fields or ()
+        return {
+            key: value for key, value in configuration_of(doc).items() if key in fields and key not in doc["data_keys"]
+        }
+
+    def _begin(self, data_keys: dict[str, Document], configured: Mapping[str, Any]) -> None:
         """Start with fresh reductions, that read these fields."""
         self._derived = set()
         self._describe(data_keys)
         for i, reduction in enumerate(self._prototypes):
-            self._check_fields(reduction, is_first=not any(before.kind == "event" for before in self._prototypes[:i]))
+            is_first = not any(before.kind == "event" for before in self._prototypes[:i])
+            self._check_fields(reduction, configured, is_first)
         reductions = self._fresh()
         block = block_size(data_keys) if all(reduction.is_copied for reduction in reductions) else 0
         self._history = History(_State(reductions, self._raw["time"]), block)
 
     def _fresh(self) -> list[Reduction]:
-        reductions = deepcopy(list(self._prototypes))
-        for reduction in reductions:
-            reduction.begin(self._raw)
-        return reductions
+        self._prepare()
+        return deepcopy(self._begun or [])
 
     def _describe(self, data_keys: dict[str, Document]) -> None:
         """Know what the fields are, and what comes out."""
         self._data_keys = data_keys
         self._arrays = {field: dtype for field, key in data_keys.items() if (dtype := _array_dtype(key))}
-        carried = [field for field in _scanned(self._raw, self.stream) if _is_number(data_keys.get(field))]
+        self._carried = carried = [
+            field for field in _scanned(self._raw, self.stream) if _is_number(data_keys.get(field))
+        ]
         by_event = [i for i, reduction in enumerate(self._prototypes) if reduction.kind == "event"]
         summaries = [i for i, reduction in enumerate(self._prototypes) if reduction.kind != "event"]
         self._events = self._output(self.stream, by_event, carried)
@@ -152,13 +207,11 @@ class Work:
     def _output(self, name: str, chosen: list[int], carried: Sequence[str] = ()) -> Output | None:
         return Output(self._builder, name, self.name, chosen, self._data_keys, carried) if chosen else None
 
-    def _check_fields(self, reduction: Reduction, is_first: bool) -> None:
+    def _check_fields(self, reduction: Reduction, configured: Mapping[str, Any], is_first: bool) -> None:
         """Refuse fields that are not there; what the reductions before give is known with their first result."""
         for field in reduction.fields:
-            if field not in self._data_keys and is_first:
+            if is_first and field not in self._data_keys and field not in configured:
                 raise self._no_field(reduction, field)
-            if self._data_keys.get(field, {}).get("external", "").startswith("STREAM"):
-                raise self._is_external(reduction, field)
 
     def _no_field(self, reduction: Reduction, field: Any) -> PipelineError:
         given = f", and the reductions before it give {sorted(self._derived)}" if self._derived else ""
@@ -166,33 +219,59 @@ class Work:
             f"{reduction.name} reads {field!r}, but stream {self.stream!r} has {list(self._data_keys)}{given}."
         )
 
-    def _is_external(self, reduction: Reduction, field: str) -> PipelineError:
-        return PipelineTypeError(
-            f"{reduction.name} reads {field!r}, whose data are in files of their own "
-            f"(external: {self._data_keys[field].get('external')!r}); wanted data in the events."
-        )
-
     # events ----------------------------------------------------------------------------------------------------
 
     def _event_page(self, doc: Document) -> None:
         if doc["descriptor"] not in self._descriptors:
             return
-        if self._events is None and self._running is None and not doc.get("filled") and self.intake.is_next(doc):
+        takes_pages = self._events is None and self._running is None and not self._is_read(doc["descriptor"])
+        if takes_pages and not doc.get("filled") and self.intake.is_next(doc):
             self._take_page(doc)
         else:
             for event in iter_events(doc):
-                self.intake.event(event)
+                self.event(event)
 
-    def _take(self, doc: Document) -> None:
+    def _is_read(self, descriptor: str) -> bool:
+        """Tell whether an event has more to it than its data: frames, configuration, references."""
+        return bool(self._frames.wants_frames or self._references or self._configured[descriptor])
+
+    def _stream_datum(self, doc: Document) -> None:
+        self._frames.stream_datum(doc)
+
+    def _datum_page(self, doc: Document) -> None:
+        self._frames.look()
+
+    _datum = _datum_page
+
+    def _data(self, doc: Document) -> Data:
+        """Return the data of an event, whose frames are read when they are asked for."""
         data, filled = doc["data"], doc.get("filled")
         if filled and not all(filled.values()):
             data = {field: value for field, value in data.items() if filled.get(field, True)}
         if self._arrays:
             data = {field: self._as_described(field, value) for field, value in data.items()}
-        self._history.add(doc["seq_num"], data)
+        if configured := self._configured[doc["descriptor"]]:
+            data = {**configured, **data}
+        return self._readable(data)
+
+    def _readable(self, data: Data) -> Data:
+        return EventData(data, self._data_keys, self._assets.read) if self._frames.wants_frames else data
+
+    def _take(self, doc: Document) -> None:
+        if self._references:
+            self._references.take(doc)
+        else:
+            self._take_in(doc)
+
+    def _take_in(self, doc: Document) -> None:
+        if self._later and doc["descriptor"] in self._later:
+            self._begin(self._later.pop(doc["descriptor"]), self._configured[doc["descriptor"]])
+        data = self._data(doc)
+        self._history.add(doc["seq_num"], data.unread if isinstance(data, EventData) else data)
         state = self._history.state
         is_whole = self._update(state, data)
-        state.last = point = Point(doc["seq_num"], doc["time"], doc["timestamps"], data)
+        carried = {field: data.get(field) for field in self._carried}
+        state.last = point = Point(doc["seq_num"], doc["time"], doc["timestamps"], carried)
         if self._events is not None and is_whole:
             self._events.write(state.reductions, point)
         if self._running is not None and state.n_events % self._every == 0:
@@ -233,13 +312,16 @@ class Work:
 
     def _fed(self, data: Mapping[str, Any], reduction: Reduction) -> Mapping[str, Any]:
         """Return the data with the results of this reduction, for those after it."""
-        result = reduction.result() or {}
+        result = reduction.feed() or {}
         if not result.keys() <= self._derived:
             if taken := sorted(result.keys() & (self._data_keys.keys() | self._derived)):
                 raise PipelineValueError(
                     f"{reduction.name} gives {taken[0]!r}, which is there already; name it otherwise."
                 )
             self._derived |= result.keys()
+        if isinstance(data, EventData):
+            data.add(result)
+            return data
         return {**data, **result}
 
     def _forgive(self, reduction: Reduction, error: KeyError, is_whole: bool) -> None:
@@ -247,14 +329,15 @@ class Work:
         field: Any = error.args[0] if error.args else None
         if field not in self._data_keys and field not in self._derived and is_whole:
             raise self._no_field(reduction, field) from error
-        if self._data_keys.get(field, {}).get("external"):
-            raise self._is_external(reduction, field) from error
 
     def _rewind(self, seq_num: int) -> bool:
+        self._references.drop_from(seq_num)
+        if self._references and self._history.state.last.seq_num < seq_num:
+            return True
         events = self._history.rewind(seq_num)
         for before, data in events or ():
             self._history.add(before, data)
-            self._update(self._history.state, data)
+            self._update(self._history.state, self._readable(data))
         return events is not None
 
     def _take_page(self, doc: Document) -> None:
@@ -268,8 +351,9 @@ class Work:
             self._take_columns(seq_nums[part], columns)
             start = part.stop
         self.intake.has_taken(seq_nums, doc["uid"])
-        data, stamps = ({field: column[-1] for field, column in doc[what].items()} for what in ("data", "timestamps"))
-        self._history.state.last = Point(seq_nums[-1], doc["time"][-1], stamps, data)
+        stamps = {field: column[-1] for field, column in doc["timestamps"].items()}
+        carried = {field: doc["data"][field][-1] for field in self._carried if field in doc["data"]}
+        self._history.state.last = Point(seq_nums[-1], doc["time"][-1], stamps, carried)
 
     def _take_columns(self, seq_nums: Sequence[int], columns: Mapping[str, Sequence[Any]]) -> None:
         self._history.add_page(seq_nums, columns)
@@ -310,7 +394,14 @@ class Work:
         self._builder.close(exit_status, reason, time=time, metadata={"analysis": analysis})
 
     def _finish(self, exit_status: str) -> None:
+        self._frames.finish()
         self.intake.finish()
+        self._references.finish()
+        if self._frames.lost and self.intake.n_taken:
+            raise PipelineKeyError(
+                f"Node {self.name!r} reads {self._frames.lost} of stream {self.stream!r}, and no document told of any "
+                "value: wanted datum or stream_datum documents."
+            )
         state = self._history.state
         if self._final is not None and state.n_events:
             total = self._total(state)
@@ -364,6 +455,10 @@ class Work:
                 "descriptors": sorted(self._descriptors),
                 "data_keys": pack(self._data_keys, "data_keys", ""),
                 "derived": sorted(self._derived),
+                "later": pack(self._later, "data_keys", ""),
+                "configured": pack(self._configured, "configuration", ""),
+                "frames": self._frames.state(),
+                "references": self._references.state(),
                 "intake": self.intake.state(),
                 "history": self._history.packed(self._pack_state),
                 "outputs": {name: output.state() for name, output in self._outputs()},
@@ -385,6 +480,11 @@ class Work:
         self.reason = state["reason"]
         self._streams_seen = list(state["streams_seen"])
         self._descriptors = set(state["descriptors"])
+        self._later, self._configured = unpack(state["later"], ""), unpack(state["configured"], "")
+        if not self.reason:
+            self._prepare()
+            self._references.restore(state["references"])
+        self._frames.restore(state["frames"])
         if state["data_keys"]:
             self._describe(unpack(state["data_keys"], ""))
         self._derived = set(state["derived"])
@@ -462,4 +562,4 @@ def _scanned(raw: Document, stream: str) -> list[str]:
 
 
 def _is_number(data_key: Document | None) -> bool:
-    return data_key is not None and data_key["dtype"] in ("number", "integer") and not data_key.get("external")
+    return data_key is not None and data_key["dtype"] in ("number", "integer")

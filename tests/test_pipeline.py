@@ -324,13 +324,18 @@ def test_a_field_missing_in_one_event_skips_that_event_and_is_counted():
     assert kept.stop["analysis"]["n_skipped"] == 1
 
 
-def test_a_field_in_files_is_told():
+def test_a_field_in_files_that_no_document_tells_of_is_told():
     raw = make_run({"image": DET})
     raw[1][1]["data_keys"]["image"]["external"] = "STREAM:"
+    for _, event in raw[2:-1]:
+        del event["data"]["image"]
 
     kept = analyse(raw, Node("mean", Mean("image")))
 
-    assert "whose data are in files of their own (external: 'STREAM:')" in kept.stop["reason"]
+    assert kept.stop["reason"] == (
+        "Node 'mean' reads ['image'] of stream 'primary', and no document told of any value: "
+        "wanted datum or stream_datum documents."
+    )
 
 
 def test_a_run_whose_stop_never_comes_is_closed_as_abort_and_goes_on_if_it_comes_after_all(tmp_path):

@@ -68,7 +68,7 @@ class Flow(Reduction):
         if self._source is None:
             self._source = self._build()
         self._emitted.clear()
-        self._source.emit(dict(data))
+        self._source.emit(dict(data) if isinstance(data, dict) else data)  # else one whose frames are read when asked
         if len(self._emitted) > 1:
             raise PipelineValueError(
                 f"the flow {self.arguments['function']} gives {len(self._emitted)} results for one event; "

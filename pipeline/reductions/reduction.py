@@ -4,10 +4,13 @@ import inspect
 import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pipeline.errors import PipelineValueError, RejectedValue
 from pipeline.state import pack, unpack
+
+if TYPE_CHECKING:
+    from pipeline.reductions.reference import Reference
 
 _OWN = "arguments", "_call"
 _UNCHANGING = {str, int, float, bool, type(None)}
@@ -35,6 +38,9 @@ class Reduction:
         The raw fields it reads, as far as it knows: a stream without them is refused before its first event.
     is_copied
         Whether it can be copied while it works, so that a point that is taken again replaces the first take.
+    references
+        The frames that it wants to know before it can work (dark, flat), made anew in `begin` and listed in `constants`:
+        the events of its stream wait until these are complete.
     constants
         The attributes that data do not change (a table, a compiled expression): copies share them, states leave them
         out.
@@ -60,6 +66,7 @@ class Reduction:
     mergeable: Literal["exact", "rounding"] | None = None
     fields: Sequence[str] = ()
     constants: Sequence[str] = ()
+    references: "Sequence[Reference]" = ()
     is_copied: bool = True
     arguments: dict[str, Any]
     _call: tuple[tuple[Any, ...], dict[str, Any]]
@@ -137,6 +144,10 @@ class Reduction:
     def result(self) -> Result | None:
         """Return what is known so far, by result key; `None` while nothing is. It changes nothing."""
         raise NotImplementedError(f"{self.name} has no result().")
+
+    def feed(self) -> Result | None:
+        """Return what the reductions after it in a node are given, if it is an `"event"`: by default its result."""
+        return self.result()
 
     def merge(self, other: Any) -> None:
         """Take in what another reduction of the same arguments has taken in."""

@@ -1,0 +1,92 @@
+"""One classic asset: what its handler gives for a datum, each read once."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy
+
+from pipeline.errors import AssetError
+from pipeline.readers.patience import awaited
+from pipeline.readers.roots import Roots
+
+Array = numpy.ndarray
+
+
+class DatumAsset:
+    """Read what the datums of one `resource` tell of, by its handler; the last values are kept.
+
+    Parameters
+    ----------
+    name
+        What errors call it.
+    open_handler
+        Makes its handler.
+    n_kept
+        How many values are kept.
+    roots
+        Where files may be read: what a handler says that it reads is held against it.
+    """
+
+    def __init__(self, name: str, open_handler: Callable[[], Any], n_kept: int, roots: Roots) -> None:
+        self.name = name
+        self._open_handler, self._n_kept, self._roots = open_handler, n_kept, roots
+        self._handler: Any = None
+        self._kept: OrderedDict[str, Array] = OrderedDict()
+        self._has_failed = False
+
+    def value(self, arguments: Mapping[str, Any], n_frames: int, timeout: float) -> Array:
+        """Return what a datum tells of, which cannot be written to; wait for it, if it is not there yet.
+
+        Parameters
+        ----------
+        arguments
+            Of the datum.
+        n_frames
+            How long its first axis is to be; 0 if that is not told.
+        timeout
+            How many seconds to wait.
+
+        Raises
+        ------
+        AssetError
+            If it cannot be read.
+        """
+        key = repr(sorted(arguments.items()))
+        if key not in self._kept:
+            self._kept[key] = self._read(arguments, n_frames, timeout)
+            while len(self._kept) > self._n_kept:
+                self._kept.popitem(last=False)
+        return self._kept[key]
+
+    def _read(self, arguments: Mapping[str, Any], n_frames: int, timeout: float) -> Array:
+        seconds = 0.0 if self._has_failed else timeout
+        value, fault = awaited(lambda: self._look(arguments, n_frames), seconds)
+        self._has_failed = value is None
+        if value is None:
+            raise AssetError(f"{self.name}, {dict(arguments)}: wanted what was announced, there is none: {fault}")
+        value.setflags(write=False)
+        return value
+
+    def _look(self, arguments: Mapping[str, Any], n_frames: int) -> Array:
+        try:
+            self._handler = self._handler or self._open_handler()
+            self._check(arguments)
+            value = numpy.array(self._handler(**arguments), copy=None)
+            if value.dtype.hasobject or (value.ndim and len(value) < n_frames):
+                raise OSError(f"wanted {n_frames} frames, there is {value.dtype} of shape {list(value.shape)}")
+        except BaseException:
+            self.close()
+            raise
+        return value if value.flags.owndata else value.copy()
+
+    def _check(self, arguments: Mapping[str, Any]) -> None:
+        files = getattr(self._handler, "get_file_list", None)
+        for path in files([arguments]) if files is not None else ():
+            self._roots.checked(str(path))
+
+    def close(self) -> None:
+        """Close the files."""
+        handler, self._handler = self._handler, None
+        if hasattr(handler, "close"):
+            handler.close()
