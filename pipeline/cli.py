@@ -165,7 +165,7 @@ def _verify(args: argparse.Namespace) -> int:
     where: dict[str, Any] = {"ledger": config.ledger} if config.ledger else {"catalog": _catalog_of(config)}
     n = n_different = 0
     for _, documents in _with_progress(files, "verify"):
-        for verdict in verify(config.nodes, documents, **where):
+        for verdict in verify(config.nodes, documents, assets=config.assets, **where):
             n += 1
             n_different += bool(verdict.difference)
             if verdict.difference:

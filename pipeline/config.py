@@ -1,18 +1,21 @@
 """A configuration: YAML, checked, made into a pipeline."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from pipeline import reductions
+from pipeline.assets_config import assets_of
 from pipeline.component import Component, Shelf, check_type, component, function, shown
+from pipeline.documents import Sink
 from pipeline.errors import ConfigError, PipelineError, near
 from pipeline.group import GroupBy
 from pipeline.node import Node
 from pipeline.pipeline import Pipeline
 from pipeline.plain_yaml import PlainYAML, parse, with_line
+from pipeline.readers.assets import Assets
 from pipeline.reductions.reduction import Reduction
 from pipeline.sinks.databroker import DatabrokerSink
 from pipeline.sinks.journal import Journal
@@ -63,6 +66,7 @@ SOURCES = Shelf(
     },
     group="bluesky_pipeline.sources",
 )
+REMOTE = (TiledSource, ZMQSource, KafkaSource, RedisSource, NATSSource)  # who writes there may name any file
 
 
 class Config:
@@ -76,6 +80,8 @@ class Config:
         As configured, ready.
     sinks
         Checked, not yet made.
+    assets
+        Where external assets are, and how they are read.
     service
         How a service is to be run, as `Service` takes it.
     listen
@@ -88,12 +94,14 @@ class Config:
         nodes: list[Node],
         sinks: list[Component],
         source: Component | None,
+        assets: Assets,
         timeout: float | None,
         service: Mapping[str, Any],
     ) -> None:
         self.path = path
         self.nodes = nodes
         self.sinks = sinks
+        self.assets = assets
         self.service = {key: value for key, value in service.items() if key not in ("listen", "refill")}
         self.listen: str | None = service.get("listen")
         if timeout is not None:
@@ -105,7 +113,11 @@ class Config:
     def pipeline(self, *, projected: bool = False) -> Pipeline:
         """Make the pipeline, and connect its sinks; not the catalogs, if these are `projected` from the ledger."""
         sinks = [sink for sink in self.sinks if not (projected and sink.target in PROJECTED)]
-        return Pipeline(self.nodes, [sink() for sink in sinks], timeout=self._timeout)
+        return self.pipeline_into([sink() for sink in sinks])
+
+    def pipeline_into(self, sinks: Sequence[Sink]) -> Pipeline:
+        """Make the pipeline, into other sinks than those of the configuration."""
+        return Pipeline(self.nodes, sinks, assets=self.assets, timeout=self._timeout)
 
     @property
     def catalogs(self) -> list[tuple[Any, str]]:
@@ -176,7 +188,7 @@ def _read(path: Path) -> str:
 
 
 def _config(path: str, data: Any) -> Config:
-    data = _mapping(data, "the file", ("source", "nodes", "sinks", "timeout", "allow", "service"))
+    data = _mapping(data, "the file", ("source", "nodes", "sinks", "assets", "timeout", "allow", "service"))
     allowed = _list(data, "allow", str)
     nodes = [_node(spec, f"nodes[{i}]", allowed) for i, spec in enumerate(_list(data, "nodes", object))]
     if not nodes:
@@ -187,7 +199,9 @@ def _config(path: str, data: Any) -> Config:
     if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0):
         raise ConfigError(f"timeout: wanted seconds, there is {shown(timeout)}.")
     _made(lambda: Pipeline(nodes), "nodes")
-    return Config(path, nodes, sinks, source, timeout, _service(data.get("service", {})))
+    is_remote = source is not None and source.target in REMOTE
+    assets = assets_of(data.get("assets", {}), allowed, is_remote=is_remote)
+    return Config(path, nodes, sinks, source, assets, timeout, _service(data.get("service", {})))
 
 
 def _service(spec: Any) -> Mapping[str, Any]:

@@ -14,7 +14,6 @@ from typing import Any
 from pipeline.catalog import python_module
 from pipeline.config import Config, load
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.pipeline import Pipeline
 from pipeline.report import ProjectorReport, Report
 from pipeline.service import Service
 from pipeline.sources.position import PositionedSource
@@ -149,8 +148,7 @@ class Operation:
         """Use the nodes that the configuration has now; what is wrong is told, and nothing changes."""
         try:
             config = load(self._config.path)
-            pipeline = Pipeline(config.nodes, self.service.sinks)
-            self.service.reload(pipeline)
+            self.service.reload(config.pipeline_into(self.service.sinks))
         except PipelineError as error:
             logger.error("The configuration is not read again: %s", error)
         else:

@@ -1,6 +1,6 @@
 """One raw stream whose events hold the frames of references: darks, flats."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.alignment import Alignment
@@ -29,8 +29,7 @@ class ReferenceStream:
     def __init__(self, stream: str, references: Sequence[Reference], assets: RunAssets) -> None:
         self._stream, self._references, self._assets = stream, references, assets
         self._intake = Intake(self._take, lambda seq_num: False)
-        fields = {field for reference in references for field in (reference.field, reference.per, *reference.when)}
-        self._alignment = Alignment(assets, fields, self._intake.uid_of, self._intake.event)
+        self._alignment = Alignment(assets, fields_of(references), self._intake.uid_of, self._intake.event)
         self._data_keys: dict[str, Document] = {}
         self._configured: dict[str, dict[str, Any]] = {}  # uid of a descriptor -> its configuration
 
@@ -83,3 +82,8 @@ def offer(references: Sequence[Reference], stream: str, data: Mapping[str, Any])
                 reference.offer(data)
         except (RejectedValue, KeyError):
             continue
+
+
+def fields_of(references: Iterable[Reference]) -> set[str]:
+    """Return the fields that are read for references."""
+    return {field for each in references for field in (each.field, each.per, *each.when) if field}

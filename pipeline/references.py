@@ -8,7 +8,7 @@ from pipeline.documents import Document
 from pipeline.errors import PipelineRuntimeError
 from pipeline.readers.run_assets import RunAssets
 from pipeline.reductions.reference import Reference
-from pipeline.reference_stream import ReferenceStream, offer
+from pipeline.reference_stream import ReferenceStream, fields_of, offer
 from pipeline.state import pack, unpack
 
 Data = Mapping[str, Any]
@@ -45,7 +45,7 @@ class References:
     @property
     def fields(self) -> set[str]:
         """The fields that are read for references."""
-        return {field for each in self._all for field in (each.field, each.per, *each.when) if field}
+        return fields_of(self._all)
 
     @property
     def holds_events(self) -> bool:

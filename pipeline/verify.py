@@ -11,6 +11,7 @@ from pipeline.documents import Document, dumps, loads
 from pipeline.errors import PipelineError
 from pipeline.node import Node
 from pipeline.pipeline import Pipeline
+from pipeline.readers.assets import Assets
 from pipeline.run_of import RunOf
 from pipeline.sinks.jsonl import JSONLSink
 from pipeline.sources.catalog import read_catalog
@@ -34,6 +35,7 @@ def verify(
     *,
     ledger: str | None = None,
     catalog: Mapping[str, Any] | None = None,
+    assets: Assets | None = None,
 ) -> Iterator[Verdict]:
     """Replay raw runs, and compare with what the ledger or the catalog holds, document by document.
 
@@ -50,8 +52,10 @@ def verify(
         The directory of the ledger.
     catalog
         The catalog, where there is no ledger: a mapping of uids to runs.
+    assets
+        Where external assets of the raw runs are.
     """
-    for uid, wanted in replayed(nodes, documents).items():
+    for uid, wanted in replayed(nodes, documents, assets).items():
         start = wanted[0][1]
         if ledger is not None:
             difference = _differ(wanted, _from_ledger(ledger, uid))
@@ -60,10 +64,12 @@ def verify(
         yield Verdict(uid, start["original_run_uid"], start["analysis"]["node"], difference)
 
 
-def replayed(nodes: Sequence[Node], documents: Iterable[tuple[str, Document]]) -> dict[str, Documents]:
+def replayed(
+    nodes: Sequence[Node], documents: Iterable[tuple[str, Document]], assets: Assets | None = None
+) -> dict[str, Documents]:
     """Return the documents of the analysis runs that a replay gives, by uid."""
     runs = _Collected()
-    Pipeline(nodes, [runs]).replay(documents)
+    Pipeline(nodes, [runs], assets=assets).replay(documents)
     return runs.by_uid
 
 

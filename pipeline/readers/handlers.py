@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy
 
+from pipeline.errors import PipelineOSError
 from pipeline.readers.hdf5 import HDF5Reader
 from pipeline.readers.roots import Roots
 from pipeline.readers.row_shape import RowShape
@@ -75,12 +76,18 @@ def handler_registry(roots: Roots, more: Mapping[str, Handler]) -> dict[str, Han
     one is imported when it is first asked for.
     """
     ours = type("HDF5Handler", (HDF5Handler,), {"roots": roots})
-    installed = {point.name: _later(point) for point in entry_points(group="databroker.handlers")}
+    installed = {point.name: _later(point, roots) for point in entry_points(group="databroker.handlers")}
     return {**installed, "NPY_SEQ": _npy_seq, **dict.fromkeys(HDF5_SPECS, ours), **more}
 
 
-def _later(point: Any) -> Handler:
-    return lambda path, **kwargs: point.load()(path, **kwargs)
+def _later(point: Any, roots: Roots) -> Handler:
+    def handler(path: str, **kwargs: Any) -> Any:
+        made = point.load()(path, **kwargs)
+        if roots.are_limited and not hasattr(made, "get_file_list"):
+            raise PipelineOSError(f"the handler of {point.name!r} does not tell what it reads; wanted get_file_list.")
+        return made
+
+    return handler
 
 
 def _npy_seq(path: str, **kwargs: Any) -> Any:

@@ -28,6 +28,11 @@ class Roots:
         self._moved = sorted(pairs, key=lambda pair: -len(pair[0]))
         self._allowed = None if allowed is None else [os.path.realpath(folder) for folder in allowed]
 
+    @property
+    def are_limited(self) -> bool:
+        """Whether there are folders that may not be read from."""
+        return self._allowed is not None
+
     def path(self, uri: str) -> str:
         """Return where the file is that a URI or a path names.
 
@@ -64,7 +69,12 @@ class Roots:
             return path
         real = os.path.realpath(path)
         if not any(os.path.commonpath((real, folder)) == folder for folder in self._allowed):
-            raise PipelineOSError(f"{path}: wanted a file in one of the allowed folders, {self._allowed}.")
+            told = (
+                f"in one of the folders {self._allowed}"
+                if self._allowed
+                else "in a folder that `roots` names; it names none"
+            )
+            raise PipelineOSError(f"{path}: wanted a file {told}.")
         return path
 
 

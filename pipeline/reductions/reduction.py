@@ -39,8 +39,8 @@ class Reduction:
     is_copied
         Whether it can be copied while it works, so that a point that is taken again replaces the first take.
     references
-        The frames that it wants to know before it can work (dark, flat), made anew in `begin` and listed in `constants`:
-        the events of its stream wait until these are complete.
+        The frames that it wants to know before it can work (dark, flat), made anew in `begin` and listed in
+        `constants`: the events of its stream wait until these are complete.
     constants
         The attributes that data do not change (a table, a compiled expression): copies share them, states leave them
         out.
