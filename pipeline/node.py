@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.documents import Document, Sink
 from pipeline.errors import PipelineTypeError, PipelineValueError
 from pipeline.group import GroupBy, Total, group_uid, parents
-from pipeline.provenance import analysis_uid, is_raw, linked_metadata, recipe_hash, start_metadata
+from pipeline.provenance import analysis_uid, is_raw, linked_metadata, recipe_hash
 from pipeline.readers.assets import Assets
 from pipeline.readers.run_assets import RunAssets
 from pipeline.reductions.flow import Flow
@@ -81,6 +81,8 @@ class Node:
         }
         self.recipe_hash = recipe_hash(self.recipe)
         self._wants = _test(when)
+        references = [each for reduction in reductions for each in reduction.references]
+        self._referred = {each.role: {"uid": each.run} for each in references if each.run is not None}
         self._packages = tuple(dict.fromkeys(map(_package, reductions)))
 
     def wants(self, start: Document) -> bool:
@@ -104,11 +106,11 @@ class Node:
         assets = assets or Assets().of_run()
         if self.over is None:
             uid = uid or analysis_uid(raw["uid"], self.recipe_hash)
-            metadata = start_metadata(raw, self.recipe, self._packages)
+            metadata = linked_metadata({"raw": raw, **self._referred}, self.recipe, self._packages)
             return self._work(raw, RunBuilder(metadata, uid, raw["time"], emit=emit), emit, assets)
         total = self.over.before(raw)
         uid = uid or group_uid(raw, self.recipe_hash, total)
-        metadata = linked_metadata(parents(raw, total), self.recipe, self._packages)
+        metadata = linked_metadata({**parents(raw, total), **self._referred}, self.recipe, self._packages)
         work = self._work(raw, RunBuilder(metadata, uid, raw["time"], emit=emit), emit, assets)
         work.join(total, self.over.add)
         return work

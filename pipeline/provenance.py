@@ -66,21 +66,6 @@ def analysis_uid(raw_uid: str, digest: str) -> str:
     return Uids(raw_uid)(digest)
 
 
-def start_metadata(raw: Document, recipe: Mapping[str, Any], packages: Iterable[str] = ()) -> Document:
-    """Return the metadata of the start document of an analysis run of one raw run.
-
-    Parameters
-    ----------
-    raw
-        The start document of the raw run.
-    recipe
-        What the analysis does; see `recipe_hash`.
-    packages
-        Further distributions whose versions matter.
-    """
-    return linked_metadata({"raw": raw}, recipe, packages)
-
-
 def linked_metadata(
     parents: Mapping[str, Document],
     recipe: Mapping[str, Any],
@@ -94,8 +79,10 @@ def linked_metadata(
     parents
         By role: the start documents of the runs that were read, or as much as is known of them, but `uid` at least.
         The first is the raw run, or an analysis of it. None, if only `references` were read.
-    recipe, packages
-        As for `start_metadata`.
+    recipe
+        What the analysis does; see `recipe_hash`.
+    packages
+        Further distributions whose versions matter.
     references
         What else was read: `{"role": ..., "uid" or "name": ..., "sha256": ...}`.
 

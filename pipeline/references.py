@@ -129,7 +129,7 @@ class References:
         self._release()
         if self._held:
             raise PipelineRuntimeError(
-                f"{len(self._held)} events of {self._stream!r} wait: {self._lacks(self._held[0])}."
+                f"{len(self._held)} events of stream {self._stream!r} wait: {self._lacks(self._held[0])}."
             )
 
     @property

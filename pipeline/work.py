@@ -387,6 +387,8 @@ class Work:
             except Exception as error:  # noqa: BLE001 - contained: a fault ends its own analysis and nothing else
                 self.fail(error)
         analysis: Document = self.counts() | ({"abandoned": True} if abandoned else {})
+        if self._references:
+            analysis["references"] = self._references.provenance
         faults = getattr(self.emit, "faults", None)
         if faults:
             analysis["sinks"] = faults

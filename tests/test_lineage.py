@@ -12,7 +12,7 @@ from pipeline.errors import PipelineKeyError, PipelineTypeError, PipelineValueEr
 from pipeline.family import Family, Link
 from pipeline.kin import parents_of
 from pipeline.lineage import analyses, lineage, raw_runs
-from pipeline.provenance import start_metadata
+from pipeline.provenance import linked_metadata
 
 RECIPE = {
     "node": "peak",
@@ -43,7 +43,7 @@ def raw(add):
 
 
 def analysis_of(raw, node="peak", **recipe):
-    return start_metadata({"uid": raw, "time": 1.0}, {**RECIPE, "node": node, **recipe})
+    return linked_metadata({"raw": {"uid": raw, "time": 1.0}}, {**RECIPE, "node": node, **recipe})
 
 
 def uids(runs):
