@@ -3,8 +3,8 @@
 import h5py
 import numpy
 import pytest
-
 from kept import Kept
+
 from pipeline import Node, Pipeline
 from pipeline.readers import Assets
 from pipeline.reductions.event_reduction import EventReduction
