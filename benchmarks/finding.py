@@ -11,7 +11,7 @@ from pipeline.catalog import open_catalog, stop_server
 from pipeline.catalogs import kind_of, runs_of
 from pipeline.documents import Uids
 from pipeline.lineage import analyses, raw_runs
-from pipeline.provenance import start_metadata
+from pipeline.provenance import linked_metadata
 
 N, ANALYSES_EACH, ROUNDS = 1000, 2, 15
 RECIPE = {
@@ -48,7 +48,7 @@ def fill(catalog):
         start = {"uid": raw, "time": 1.7e9 + i, "scan_id": i, "plan_name": "scan"}
         put(runs_of(catalog, "raw"), start)
         for k in range(ANALYSES_EACH):
-            metadata = start_metadata(start, {**RECIPE, "node": f"peak {k}"})
+            metadata = linked_metadata({"raw": start}, {**RECIPE, "node": f"peak {k}"})
             put(runs_of(catalog), {"uid": uids(f"{raw} {k}"), "time": start["time"], **metadata})
     return raws
 
