@@ -3,6 +3,7 @@
 import math
 from fractions import Fraction
 
+import h5py
 import numpy
 import pytest
 from hypothesis import given, settings
@@ -284,3 +285,181 @@ def test_real_diffraction_patterns_are_averaged_as_numpy_does(data_folder):
     final = kept.final()
     assert numpy.allclose(final["chi_I_mean"], reference["mean"], rtol=1e-13, atol=0)
     assert numpy.allclose(numpy.sqrt(final["chi_I_var"]), reference["std_ddof1"], rtol=1e-12, atol=0)
+
+
+def big_frames(n, dtype="u2", scale=100):
+    """Frames of a detector, large enough to be summed narrowly."""
+    rng = numpy.random.default_rng(6)
+    return [rng.poisson(scale, (130, 131)).astype(dtype) for _ in range(n)]
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", ">u2", "i4", "f4"])
+def test_frames_keep_the_laws(dtype):
+    frames = [frame - (5 if dtype == "i4" else 0) for frame in big_frames(7, dtype)]
+    if dtype == "f4":
+        frames[2][3, :] = NAN
+
+    check_reduction(FrameAverage("x"), [{"x": frame} for frame in frames], numpy_average, rtol=1e-12)
+
+
+def test_frames_with_weights_keep_the_laws():
+    events = [{"x": frame, "w": 1.0 + i} for i, frame in enumerate(big_frames(5))]
+
+    def oracle(events):
+        mean = numpy.average(stacked(events), axis=0, weights=[event["w"] for event in events])
+        return {"x_mean": mean, "x_n": numpy.full((130, 131), len(events))}
+
+    check_reduction(FrameAverage("x", weights="w"), events, oracle)
+
+
+@pytest.mark.parametrize("frames", [None, "each", "mean", "sum"])
+def test_a_frame_that_comes_as_a_series_of_one_is_that_frame(frames):
+    stack = big_frames(3)
+    one, other = FrameAverage("x"), FrameAverage("x", frames=frames)
+
+    for frame in stack:
+        one.update({"x": frame})
+        other.update({"x": frame[None]})
+
+    result = other.result()
+    assert result.pop("x_n_frames") == 3
+    assert repr(result) == repr(one.result())
+    assert other.mergeable == "exact"
+
+
+def test_an_array_of_three_axes_is_otherwise_averaged_as_it_is():
+    average = FrameAverage("x")
+
+    average.update({"x": numpy.ones((22, 2, 4), "u2")})
+
+    assert average.result()["x_mean"].shape == (22, 2, 4)
+    assert "x_n_frames" not in average.result()
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (4,), (1, 1, 1, 4)])
+def test_an_axis_of_length_one_is_kept_elsewhere(shape):
+    average = FrameAverage("x")
+
+    average.update({"x": numpy.ones(shape, "u2")})
+
+    assert average.result()["x_mean"].shape == shape
+
+
+@pytest.mark.parametrize("dtype", ["u2", "f4"])
+@pytest.mark.parametrize("n", [[3, 3, 3], [1, 4, 2]])
+def test_series_are_taken_in_frame_by_frame_or_by_their_mean_or_sum(dtype, n):
+    rng = numpy.random.default_rng(7)
+    events = [{"x": rng.integers(0, 2**16, (k, 5, 4)).astype(dtype)} for k in n]
+
+    def each(events):
+        frames = [{"x": frame} for event in events for frame in event["x"]]
+        return numpy_average(frames) | {"x_n_frames": len(frames)}
+
+    def by(what):
+        def oracle(events):
+            frames = [{"x": getattr(event["x"].astype(float), what)(0)} for event in events]
+            return numpy_average(frames) | {"x_n_frames": sum(len(event["x"]) for event in events)}
+
+        return oracle
+
+    check_reduction(FrameAverage("x", frames="each"), events, each, rtol=1e-10)
+    check_reduction(FrameAverage("x", frames="mean"), events, by("mean"), rtol=1e-10)
+    check_reduction(FrameAverage("x", frames="sum"), events, by("sum"), rtol=1e-10)
+
+
+def test_series_of_integers_are_summed_exactly():
+    average = FrameAverage("x", frames="sum")
+
+    for _ in range(2):
+        average.update({"x": numpy.full((1000, 2), 65535, "u2")})
+
+    assert average.mergeable == "exact"
+    assert average.result()["x_mean"].tolist() == [65535000.0] * 2
+
+
+def test_a_series_belongs_to_one_group_and_has_one_weight():
+    average = FrameAverage("x", frames="each", group_by={"key": [0, 1]}, weights="w")
+
+    average.update({"x": [[1.0, 2.0], [3.0, 4.0]], "key": 1, "w": 2.0})
+    average.update({"x": [[1.0, 2.0], [3.0, 4.0]], "key": 5, "w": 2.0})
+    average.update({"x": [[1.0, 2.0], [3.0, 4.0]], "key": 1, "w": 0.0})
+
+    result = average.result()
+    assert result["x_mean"][1].tolist() == [2.0, 3.0]
+    assert result["x_n"].tolist() == [[0, 0], [2, 2]]
+    assert (result["x_n_frames"], result["x_n_ungrouped"], result["x_n_unweighted"]) == (2, 1, 1)
+
+
+@pytest.mark.parametrize("frames", ["each", "mean", "sum"])
+@pytest.mark.parametrize("value", [numpy.zeros((0, 2)), numpy.zeros((2, 3)), numpy.zeros(2), 1.0, "text"])
+def test_what_is_no_such_series_is_rejected_and_changes_nothing(frames, value):
+    average = FrameAverage("x", frames=frames)
+    average.update({"x": [[1, 2], [3, 4]]})
+    before = repr(average.state())
+
+    with pytest.raises(RejectedValue, match="wanted"):
+        average.update({"x": value})
+
+    assert repr(average.state()) == before
+
+
+def test_another_way_to_take_series_is_refused():
+    with pytest.raises(PipelineValueError, match="frames has 'all'"):
+        FrameAverage("x", frames="all")
+
+
+def test_dims_are_those_of_one_frame():
+    keys = {"x": {"dims": ["frame", "y", "x"], "shape": [1, 2, 2]}}
+    average = FrameAverage("x")
+
+    average.update({"x": numpy.ones((1, 2, 2), "u2")})
+
+    assert average.describe(keys)["x_mean"] == {"dims": ["y", "x"]}
+
+
+def test_a_frame_may_be_read_only_and_is_not_kept():
+    frame = big_frames(1)[0]
+    kept = frame.copy()
+    frame.setflags(write=False)
+    average = FrameAverage("x")
+    average.update({"x": frame})
+    average.update({"x": frame})
+
+    frame.setflags(write=True)
+    frame[:] = 0
+    average.result()["x_mean"][:] = 0
+
+    assert numpy.array_equal(average.result()["x_mean"], kept)
+
+
+def test_real_tomography_frames_are_averaged_by_their_kind_as_the_reference_says(data_folder):
+    folder = data_folder / "frames_k11_tomo"
+    reference = numpy.load(folder / "k11_reference.npz")
+    keys = h5_array(folder / "k11-18014-image_key.h5", "entry/image_key/image_key")
+    stack = h5_array(folder / "k11-18014-imaging.h5", "entry/detector/detector")
+    average = FrameAverage("cam", group_by={"key": [2, 1, 0]})
+
+    for frame, key in zip(stack, keys, strict=True):
+        average.update({"cam": frame[None], "key": int(key)})
+
+    result = average.result()
+    for i, kind in enumerate(("dark", "flat", "proj")):
+        assert numpy.allclose(result["cam_mean"][i], reference[f"{kind}_mean"], rtol=1e-14, atol=0)
+        assert numpy.allclose(result["cam_var"][i], stack[keys == 2 - i].var(0, ddof=1), rtol=1e-12, atol=0)
+
+
+def test_frames_with_gaps_of_minus_one_and_hot_pixels_are_averaged_as_numpy_does(data_folder):
+    stack = h5_array(data_folder / "frames_synth_agbh_pilatus300k" / "agbh_20frames.h5", "entry/data/data")
+    assert (stack.min(), stack.max()) == (-2, 2**20 - 1)
+    average = FrameAverage("cam")
+
+    for frame in stack:
+        average.update({"cam": frame})
+
+    assert numpy.array_equal(average.result()["cam_mean"], stack.sum(0) / 20)
+    assert numpy.allclose(average.result()["cam_var"], stack.var(0, ddof=1), rtol=1e-12, atol=0)
+
+
+def h5_array(path, name):
+    with h5py.File(path) as file:
+        return file[name][()]

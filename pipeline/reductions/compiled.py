@@ -90,7 +90,8 @@ def _numba() -> Any:
         def on_end(self, event: Any) -> None:
             took, function = perf_counter() - self._begun.pop(), event.data["dispatcher"].py_func
             if function in _OURS and not self._begun:
-                logger.info("compiled %s%s in %.1f s", function.__name__, event.data["args"], took)
+                types = ", ".join(str(getattr(each, "dtype", each)) for each in event.data["args"])
+                logger.info("compiled %s(%s) in %.1f s", function.__name__, types, took)
 
     event.register("numba:compile", Told())
     return numba

@@ -9,6 +9,7 @@ import numpy
 from pipeline.errors import RejectedValue
 from pipeline.reductions.element_moments import ElementMoments, IntegerMoments, fits
 from pipeline.reductions.exact_sum import ExactMoments, ExactSum
+from pipeline.reductions.extremes import Extremes
 from pipeline.reductions.reduction import Data, Reduction, Result, units_of, with_units
 
 NAN = float("nan")
@@ -42,12 +43,14 @@ class Statistics(Reduction):
     (3, 1, 4.0, 1.527525)
     """
 
+    _has_spread = True  # whether the spread of arrays is asked for: their squares, least and largest are kept
+
     def __init__(self, field: str, ddof: int = 1, skipna: bool = True) -> None:
         self.field = field
         self.fields = (field,)
         self.ddof = ddof
         self.skipna = skipna
-        self._taken: _Scalars | ElementMoments | None = None
+        self._taken: _Scalars | _Arrays | None = None
 
     @property
     def mergeable(self) -> str:  # type: ignore[override]  # it depends on the data
@@ -61,13 +64,14 @@ class Statistics(Reduction):
             self._taken = self._begin(value)
         self._taken.add(value if type(self._taken) is _Scalars else numpy.asarray(value))
 
-    def _begin(self, value: Any) -> "_Scalars | ElementMoments":
+    def _begin(self, value: Any) -> "_Scalars | _Arrays":
         array = numpy.asarray(value)
         if array.ndim == 0:
             return _Scalars(self._moments())
         if array.dtype.kind not in "biuf":
             raise RejectedValue(f"{self.name} reads {self.field!r}: wanted numbers, there is {array.dtype}.")
-        return (IntegerMoments if fits(array.dtype) else ElementMoments)(array.shape)
+        kind = IntegerMoments if fits(array.dtype) else ElementMoments
+        return _Arrays(kind(array.shape, self._has_spread), Extremes(array.shape) if self._has_spread else None)
 
     def _moments(self) -> ExactSum:
         return ExactMoments()
@@ -90,8 +94,8 @@ class Statistics(Reduction):
             self._taken = self._begin_like(other._taken)
         self._taken.merge(other._taken)  # type: ignore[arg-type]  # of one kind: both were fed from one field
 
-    def _begin_like(self, taken: "_Scalars | ElementMoments") -> "_Scalars | ElementMoments":
-        return _Scalars(self._moments()) if isinstance(taken, _Scalars) else type(taken)(taken.n.shape)
+    def _begin_like(self, taken: "_Scalars | _Arrays") -> "_Scalars | _Arrays":
+        return _Scalars(self._moments()) if isinstance(taken, _Scalars) else taken.empty()
 
     def result(self) -> Result | None:
         """Return the statistics so far; `None` before the first event."""
@@ -100,7 +104,7 @@ class Statistics(Reduction):
         taken, field = self._taken, self.field
         return {
             f"{field}_n": taken.n,
-            f"{field}_n_nan": taken.n_nan if isinstance(taken, _Scalars) else taken.n_events - taken.n,
+            f"{field}_n_nan": taken.n_nan,
             f"{field}_mean": self._unless_nan(taken.mean()),
             f"{field}_std": self._unless_nan(taken.std(self.ddof)),
             f"{field}_min": self._unless_nan(taken.least),
@@ -113,7 +117,7 @@ class Statistics(Reduction):
             return value
         if isinstance(self._taken, _Scalars):
             return NAN if self._taken.n_nan else value
-        return numpy.where(self._taken.n < self._taken.n_events, NAN, value)
+        return numpy.where(self._taken.n_nan > 0, NAN, value)
 
     def describe(self, data_keys: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Return the units: those of the field."""
@@ -142,6 +146,8 @@ class Mean(Statistics):
     >>> mean.result()
     {'det_n': 3, 'det_mean': 2.5}
     """
+
+    _has_spread = False
 
     def __init__(self, field: str, skipna: bool = True) -> None:
         super().__init__(field, skipna=skipna)
@@ -213,6 +219,58 @@ class _Scalars:
     def _widen(self, least: float, largest: float) -> None:
         self.least = float(numpy.fmin(self.least, least))
         self.largest = float(numpy.fmax(self.largest, largest))
+
+
+class _Arrays:
+    """Moments of arrays, and their extremes if these are asked for."""
+
+    def __init__(self, moments: IntegerMoments | ElementMoments, extremes: Extremes | None) -> None:
+        self.moments, self.extremes = moments, extremes
+
+    def empty(self) -> "_Arrays":
+        shape, has_spread = self.moments.shape, self.extremes is not None
+        return _Arrays(type(self.moments)(shape, has_spread), Extremes(shape) if has_spread else None)
+
+    @property
+    def mergeable(self) -> str:
+        return self.moments.mergeable
+
+    @property
+    def n(self) -> numpy.ndarray:
+        return self.moments.n
+
+    @property
+    def n_nan(self) -> numpy.ndarray:
+        return self.moments.n_nan
+
+    @property
+    def least(self) -> numpy.ndarray:
+        assert self.extremes is not None
+        return self.extremes.least.copy()
+
+    @property
+    def largest(self) -> numpy.ndarray:
+        assert self.extremes is not None
+        return self.extremes.largest.copy()
+
+    def mean(self) -> numpy.ndarray:
+        return self.moments.mean()
+
+    def total(self) -> numpy.ndarray:
+        return self.moments.total()
+
+    def std(self, ddof: int) -> numpy.ndarray:
+        return self.moments.std(ddof)
+
+    def add(self, value: numpy.ndarray) -> None:
+        self.moments.add(value)
+        if self.extremes is not None:
+            self.extremes.add(value)
+
+    def merge(self, other: "_Arrays") -> None:
+        self.moments.merge(other.moments)
+        if self.extremes is not None:
+            self.extremes.merge(other.extremes)
 
 
 def _number(value: Any) -> float | int:
