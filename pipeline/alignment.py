@@ -30,6 +30,11 @@ class Alignment:
         Returns the uid of the event that was taken under a `seq_num`, if one was.
     give
         Called with each event.
+
+    Attributes
+    ----------
+    wants_frames
+        Whether any of the fields wanted is external.
     """
 
     def __init__(
@@ -49,6 +54,7 @@ class Alignment:
         self._n_told: Counter[str] = Counter()  # field -> how many stream_datum
         self._has_events = self._has_rows = False
         self._next_row = 1
+        self.wants_frames = False
 
     def descriptor(self, doc: Document) -> None:
         """Know which fields of a stream are external."""
@@ -56,11 +62,7 @@ class Alignment:
         self._wanted[doc["uid"]] = [field for field in external if self.fields is None or field in self.fields]
         if len(external) == len(doc["data_keys"]):
             self._times[doc["uid"]] = doc["time"]
-
-    @property
-    def wants_frames(self) -> bool:
-        """Whether any of the fields wanted is external."""
-        return any(self._wanted.values())
+        self.wants_frames = self.wants_frames or bool(self._wanted[doc["uid"]])
 
     @property
     def waits(self) -> bool:
@@ -201,6 +203,7 @@ class Alignment:
         """Go on from a state."""
         self._wanted = {uid: list(fields) for uid, fields in state["wanted"].items()}
         self._times = dict(state["times"])
+        self.wants_frames = any(self._wanted.values())
         self._spans = {field: Spans(*spans) for field, spans in state["spans"].items()}
         self._waiting = deque(unpack(doc, "") for doc in state["waiting"])
         self._again = dict(state["again"])

@@ -113,7 +113,7 @@ class Work:
         try:
             if doc["descriptor"] not in self._descriptors:
                 self._references("event", doc)
-            elif self._configured[doc["descriptor"]] or self._frames.wants_frames:
+            elif self._frames.wants_frames:
                 self._frames.event(doc)
             else:
                 self.intake.event(doc)
