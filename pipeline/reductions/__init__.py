@@ -2,12 +2,15 @@
 
 from pipeline.reductions.background import Background as Background
 from pipeline.reductions.bin import Bin as Bin
+from pipeline.reductions.curve_peak import CurvePeak as CurvePeak
+from pipeline.reductions.correct import Correct as Correct
 from pipeline.reductions.drift import Drift as Drift
 from pipeline.reductions.fit import Fit as Fit
 from pipeline.reductions.flow import Flow as Flow
 from pipeline.reductions.frame_average import FrameAverage as FrameAverage
 from pipeline.reductions.histogram import Histogram as Histogram
 from pipeline.reductions.map import Map as Map
+from pipeline.reductions.multi_tau import MultiTau as MultiTau
 from pipeline.reductions.normalize import Normalize as Normalize
 from pipeline.reductions.peak_statistics import PeakStatistics as PeakStatistics
 from pipeline.reductions.quality import Quality as Quality

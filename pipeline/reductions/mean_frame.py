@@ -53,9 +53,10 @@ class MeanFrame:
             self._total = numpy.zeros(frame.shape, numpy.int64 if is_exact else float)
         elif not is_exact:
             self._total = self._total.astype(float, copy=False)
-        is_known = numpy.isfinite(frame) if frame.dtype.kind == "f" else None
-        numpy.add(self._total, frame, self._total, where=True if is_known is None else is_known, casting="unsafe")
-        self._n = self._n + (1 if is_known is None else is_known)
+        is_known: Any = numpy.isfinite(frame) if frame.dtype.kind == "f" else True
+        dtype = self._total.dtype
+        numpy.add(self._total, frame, self._total, dtype=dtype, casting="unsafe", where=is_known)
+        self._n = self._n + is_known
 
     def mean(self) -> Array:
         """Return the mean, as float64 that cannot be written; NaN where nothing was finite."""

@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Mapping
+from copy import copy
 from typing import Any, Literal, get_args
 
 import numpy
@@ -103,6 +104,13 @@ class Reference:
             if word not in _WORDS:
                 raise PipelineValueError(f"{role} has {word!r}{near(str(word), _WORDS)}")
         return cls(**{"role": role, "field": field, **spec, "sha256": sha256})
+
+    def anew(self) -> "Reference":
+        """Return one that has taken in nothing: what is in a file it has."""
+        new = copy(self)
+        new._means, new._is_over = {}, False
+        new._frames = {} if self.file is None else dict(self._frames)
+        return new
 
     def _check(self) -> None:
         texts = {"field": self.field, "stream": self.stream, "run": self.run, "file": self.file, "per": self.per}
