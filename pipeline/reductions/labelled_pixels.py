@@ -1,0 +1,89 @@
+"""Which pixels of a frame belong to which region, in the order in which their values are summed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy
+
+from pipeline.errors import PipelineValueError
+
+Array = numpy.ndarray
+
+LANES = 32  # partial sums of a region: the element k of it goes into the sum k % 32
+
+
+class LabelledPixels:
+    """The pixels of some regions, region by region, each filled up to whole rows of `LANES`.
+
+    Parameters
+    ----------
+    names
+        The number of each region.
+    regions
+        For each region, the places of its pixels in the frame, counted row by row.
+
+    Attributes
+    ----------
+    places
+        uint32, of all pixels, region by region; those that fill up repeat the first one of their region.
+    filling
+        Which of them fill up: their values are not to count.
+    starts
+        int64, in which row each region begins, and where the last one ends.
+    counts
+        int64, how many pixels each region has.
+
+    >>> pixels = LabelledPixels.of_labels(numpy.array([[0, 1, 1], [0, 4, 0]]))
+    >>> pixels.names, pixels.counts, pixels.starts, pixels.places[[0, 1, LANES]]
+    (array([1, 4]), array([2, 1]), array([0, 1, 2]), array([1, 2, 4], dtype=uint32))
+    """
+
+    def __init__(self, names: Sequence[int], regions: Sequence[Array]) -> None:
+        self.names = numpy.array(names, numpy.int64)
+        self.counts = numpy.array([region.size for region in regions], numpy.int64)
+        n_rows = -(-self.counts // LANES)
+        self.starts = numpy.concatenate([[0], numpy.cumsum(n_rows)])
+        rows = [_filled(region, n * LANES) for region, n in zip(regions, n_rows.tolist(), strict=True)]
+        self.places = numpy.concatenate(rows)
+        is_real = [numpy.arange(row.size) < region.size for row, region in zip(rows, regions, strict=True)]
+        self.filling = numpy.flatnonzero(~numpy.concatenate(is_real))
+
+    @classmethod
+    def of_labels(cls, labels: Array) -> "LabelledPixels":
+        """Return the pixels of each label over 0."""
+        names = numpy.unique(labels[labels > 0]).tolist()
+        return cls(names, [numpy.flatnonzero(labels == name) for name in names])
+
+    @classmethod
+    def of_boxes(cls, boxes: Sequence[Sequence[int]], shape: tuple[int, int]) -> "LabelledPixels":
+        """Return the pixels of rectangles of a frame, clipped at its edges; they are numbered from 1."""
+        places = numpy.arange(shape[0] * shape[1]).reshape(shape)
+        regions = [places[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)].ravel() for y0, y1, x0, x1 in boxes]
+        return cls(range(1, len(boxes) + 1), regions)
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows of `LANES` there are."""
+        return int(self.starts[-1])
+
+
+def _filled(region: Array, size: int) -> Array:
+    return numpy.concatenate([region, numpy.repeat(region[:1], size - region.size)]).astype(numpy.uint32)
+
+
+def check_labels(labels: Array, path: str) -> None:
+    """Refuse what are no labels of a frame: whole numbers, in two dimensions, some over 0."""
+    if labels.dtype.kind not in "iu" or labels.ndim != 2 or not (labels > 0).any():
+        raise PipelineValueError(
+            f"{path!r} has {labels.dtype} of shape {list(labels.shape)}; wanted whole numbers of a frame, some over 0."
+        )
+
+
+def check_boxes(boxes: Any) -> None:
+    """Refuse what are no rectangles of a frame, `[y0, y1, x0, x1]`."""
+    if not isinstance(boxes, list | tuple) or not boxes:
+        raise PipelineValueError(f"labels is {boxes!r}; wanted a .npy file, or a list of [y0, y1, x0, x1].")
+    for box in boxes:
+        are_whole = isinstance(box, list | tuple) and len(box) == 4 and all(type(bound) is int for bound in box)
+        if not are_whole or box[0] > box[1] or box[2] > box[3]:
+            raise PipelineValueError(f"labels has {box!r}; wanted [y0, y1, x0, x1], whole numbers, in order.")
