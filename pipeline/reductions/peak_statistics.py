@@ -8,12 +8,8 @@ from typing import Any
 import numpy
 
 from pipeline.errors import RejectedValue
+from pipeline.reductions.peak import NAN, find_peak
 from pipeline.reductions.reduction import Data, Reduction, Result, units_of, with_units
-
-NAN = float("nan")
-SIGNIFICANT = 8.0  # how many standard errors a peak stands over what is beside it
-
-Array = numpy.ndarray
 
 
 class PeakStatistics(Reduction):
@@ -80,32 +76,21 @@ class PeakStatistics(Reduction):
         """Return the statistics so far; `None` before the first point."""
         if not self._xs:
             return self._named([NAN] * len(_UNITS), False) if self._n_nan else None
-        x, y, steps = _curve(numpy.array(self._xs), numpy.array(self._ys))
-        highest, lowest = int(y.argmax()), int(y.argmin())
-        numbers = [y[highest], x[highest], y[lowest], x[lowest]]
-        if len(x) < 3 or y[highest] == y[lowest]:
-            return self._named(numbers + [NAN] * 7, False)
-        slope, intercept = self._baseline(x, y, y[lowest if self.sign > 0 else highest])
-        height = self.sign * (y - (slope * x + intercept if slope else intercept))
-        left, right = _flanks(x, height, self.level)
-        shape = [_center_of_mass(x, height, steps), _middle(left, right), right - left, left, right]
-        return self._named([*numbers, *shape, slope, intercept], _stands_out(x, height, left, right))
+        found = find_peak(
+            numpy.array(self._xs),
+            numpy.array(self._ys),
+            edge_count=self.edge_count,
+            sign=self.sign,
+            level=self.level,
+        )
+        return self._named([getattr(found, what) for what in _UNITS], found.success)
 
     def _named(self, numbers: list[float], success: bool) -> Result:
-        result: Result = {f"{self.y}_{what}": float(value) for what, value in zip(_UNITS, numbers, strict=True)}
+        result: Result = {f"{self.y}_{what}": value for what, value in zip(_UNITS, numbers, strict=True)}
         result[f"{self.y}_n"] = len(self._xs)
         result[f"{self.y}_n_nan"] = self._n_nan
         result[f"{self.y}_success"] = success
         return result
-
-    def _baseline(self, x: Array, y: Array, extreme: float) -> tuple[float, float]:
-        """Return slope and intercept."""
-        n = self.edge_count
-        if not n:
-            return 0.0, float(extreme)
-        x0, x1, y0, y1 = x[:n].mean(), x[-n:].mean(), y[:n].mean(), y[-n:].mean()
-        slope = (y1 - y0) / (x1 - x0) if x1 != x0 else 0.0
-        return float(slope), float(y0 - slope * x0)
 
     def describe(self, data_keys: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Return the units: those of x, of y, or of their quotient."""
@@ -136,62 +121,3 @@ def _scalar(value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise RejectedValue(f"wanted a number, there is {type(value).__name__}.") from None
-
-
-def _curve(x: Array, y: Array) -> tuple[Array, Array, Array]:
-    """Return the points in order of x, the mean of y where an x is there more than once, and the steps in x."""
-    steps = x[1:] - x[:-1]
-    if not len(steps) or steps.min() > 0:
-        return x, y, steps
-    order = numpy.lexsort((y, x))  # y too, so that the sums do not depend on the order of arrival
-    x, y = x[order], y[order]
-    starts = numpy.flatnonzero(numpy.diff(x, prepend=-numpy.inf))
-    x, y = x[starts], numpy.add.reduceat(y, starts) / numpy.diff(starts, append=len(x))
-    return x, y, x[1:] - x[:-1]
-
-
-def _center_of_mass(x: Array, height: Array, steps: Array) -> float:
-    moment = height * x
-    area = _sum(steps * (height[1:] + height[:-1]))
-    center = _sum(steps * (moment[1:] + moment[:-1])) / area if area > 0 else NAN
-    return center if x[0] <= center <= x[-1] else NAN
-
-
-_sum = numpy.add.reduce
-
-
-def _flanks(x: Array, height: Array, level: float) -> tuple[float, float]:
-    """Return where the height, from its highest point outward, first crosses `level` of it; NaN where it does not."""
-    top = int(height.argmax())
-    cut = level * height[top]
-    below = numpy.flatnonzero(height < cut)
-    after = int(numpy.searchsorted(below, top))
-    left = _crossing(x, height, cut, below[after - 1], 1) if after else NAN
-    right = _crossing(x, height, cut, below[after], -1) if after < len(below) else NAN
-    return left, right
-
-
-def _crossing(x: Array, height: Array, cut: float, i: int, step: int) -> float:
-    share = (cut - height[i]) / (height[i + step] - height[i])
-    return float(x[i] + share * (x[i + step] - x[i]))
-
-
-def _middle(left: float, right: float) -> float:
-    both = [flank for flank in (left, right) if not math.isnan(flank)]
-    return sum(both) / len(both) if both else NAN
-
-
-def _stands_out(x: Array, height: Array, left: float, right: float) -> bool:
-    """Tell a peak from noise: the mean between the flanks against the mean and the scatter beside them."""
-    if math.isnan(right - left):
-        return False
-    half = (right - left) / 2
-    outer, first, last, end = x.searchsorted((left - half, left, right, right + half)).tolist()
-    if outer + len(x) - end < 3:  # no room where the tails of the peak have ended: beside the flanks, then
-        outer, end = first, last
-    parts = height[:outer], height[end:]
-    n = len(parts[0]) + len(parts[1])
-    mean = sum(map(_sum, parts)) / n
-    variance = max(0.0, sum(_sum(part * part) for part in parts) / n - mean**2)
-    error = math.sqrt(variance * (1 / (last - first) + 1 / n))
-    return bool(_sum(height[first:last]) / (last - first) - mean > SIGNIFICANT * error)
