@@ -2,8 +2,9 @@
 
 from pipeline.reductions.background import Background as Background
 from pipeline.reductions.bin import Bin as Bin
-from pipeline.reductions.curve_peak import CurvePeak as CurvePeak
 from pipeline.reductions.correct import Correct as Correct
+from pipeline.reductions.curve_fit import CurveFit as CurveFit
+from pipeline.reductions.curve_peak import CurvePeak as CurvePeak
 from pipeline.reductions.drift import Drift as Drift
 from pipeline.reductions.fit import Fit as Fit
 from pipeline.reductions.flow import Flow as Flow

@@ -76,16 +76,12 @@ class Fit(Reduction):
         every: int = 0,
         name: str = "fit",
     ) -> None:
-        if background not in ("auto", "none", "constant", "linear"):
-            raise PipelineValueError(
-                f"Fit: background is {background!r}; wanted 'auto', 'none', 'constant' or 'linear'."
-            )
         if not isinstance(every, int) or every < 0:
             raise PipelineValueError(f"Fit: every is {every!r}; wanted a number of points, or 0.")
         self.x, self.y = x, y
         self.fields = (x, y)
         self.every, self.key = every, name
-        self._model = _model(model, background, start)
+        self._model = model_of(model, background, start)
         self._points = Points()
         self._followed: Solution | None = None  # the fit after the last nth point
         self._n_followed = 0
@@ -167,7 +163,16 @@ class Fit(Reduction):
 _NOTHING: Solution = (), (), (), NAN, False
 
 
-def _model(model: str, background: str, start: Mapping[str, float] | None) -> FitModel | LmfitModel:
+def model_of(model: str, background: str, start: Mapping[str, float] | None) -> FitModel | LmfitModel:
+    """Return a model by its name; see `Fit`.
+
+    Raises
+    ------
+    PipelineValueError
+        If there is no such model or background, or it has no parameter to start from.
+    """
+    if background not in ("auto", "none", "constant", "linear"):
+        raise PipelineValueError(f"Fit: background is {background!r}; wanted 'auto', 'none', 'constant' or 'linear'.")
     if model not in SHAPES:
         return LmfitModel(model, background, start)
     if model == "linear":
