@@ -89,9 +89,8 @@ def test_sums_that_are_full_go_over_and_lose_nothing(step):
             assert (total, high * 2**32 + low) == (n * step, n * step**2)
 
 
-def test_what_the_kernels_keep_is_what_their_twins_keep(way, monkeypatch):
-    if way == "numpy":
-        pytest.skip("compares both")
+@pytest.mark.parametrize("way", ["numba"], indirect=True)
+def test_what_the_kernels_keep_is_what_their_twins_keep(monkeypatch):
     rng = numpy.random.default_rng(0)
     stack = [rng.poisson(scale, SIZE).astype("u2") for scale in (50, 50, 50, 3000, 60000, 50, 50)]
     kernels, twins = DeviationSums(stack[0], True), DeviationSums(stack[0], True)
@@ -252,11 +251,10 @@ def test_moments_of_floats_are_numpys(dtype, bad, is_weighted):
     assert numpy.array_equal(moments.n_nan, 6 - n)
 
 
+@pytest.mark.parametrize("way", ["numba"], indirect=True)
 @pytest.mark.parametrize("is_weighted", [False, True])
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
-def test_kernels_and_twins_give_the_same_bits(way, dtype, is_weighted, monkeypatch):
-    if way == "numpy":
-        pytest.skip("compares both")
+def test_kernels_and_twins_give_the_same_bits(dtype, is_weighted, monkeypatch):
     rng = numpy.random.default_rng(3)
     stack = [random_floats(rng, dtype, has_bad) for has_bad in (False, False, True, False, True)]
     one, two = [(WeightedMoments if is_weighted else ElementMoments)((SIZE,)) for _ in range(2)]

@@ -216,6 +216,73 @@ def test_units_are_those_of_the_field():
     assert described["s_a_com"] == {"units": "pixel"}
 
 
+# frames of a detector: kernels -------------------------------------------------------------------------------------
+
+
+def detector_frames(dtype="u2"):
+    rng = numpy.random.default_rng(8)
+    return [rng.poisson(200, (300, 310)).astype(dtype) for _ in range(3)]
+
+
+SQUARES = {f"r{i}": [10 * i, 10 * i + 50, 12 * i, 12 * i + 50] for i in range(20)}
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "i4", "f4"])
+@pytest.mark.parametrize("background", ["none", "border"])
+def test_many_regions_of_a_frame_are_numpys(dtype, background):
+    def oracle(events):
+        right = {}
+        for name, bounds in SQUARES.items():
+            frame, inner = events[-1]["cam"].astype(float), mask_of((300, 310), bounds)
+            if background == "border":
+                wide = [bounds[0] - 1, bounds[1] + 1, bounds[2] - 1, bounds[3] + 1]
+                frame = frame - frame[mask_of((300, 310), wide) & ~inner].mean()
+            right |= numbers(frame, inner, f"cam_{name}") | center(frame, inner, f"cam_{name}")
+        return right
+
+    regions = Regions("cam", SQUARES, background=background)
+    events = [{"cam": frame} for frame in detector_frames(dtype)]
+    check_reduction(regions, events, oracle, rtol=1e-12 if background == "none" else 1e-8)
+
+
+@pytest.mark.parametrize("frames", ["sum", "mean"])
+@pytest.mark.parametrize("dtype", ["u2", "f4"])
+def test_a_frame_that_comes_as_a_series_of_one_is_that_frame(frames, dtype):
+    one, other = Regions("cam", SQUARES), Regions("cam", SQUARES, frames=frames)
+
+    for frame in detector_frames(dtype):
+        one.update({"cam": frame})
+        other.update({"cam": frame[None]})
+
+        assert other.result() == {**one.result(), "cam_n_frames": 1}
+
+
+def test_regions_without_numba_have_the_same_numbers(monkeypatch):
+    for dtype in ("u2", "u4", "f4", "f8"):
+        one, other = Regions("cam", SQUARES, background="border"), Regions("cam", SQUARES, background="border")
+        frame = detector_frames(dtype)[0]
+
+        one.update({"cam": frame})
+        with monkeypatch.context() as context:
+            context.setenv("BLUESKY_PIPELINE_NO_NUMBA", "1")
+            other.update({"cam": frame})
+
+        assert repr(one.result()) == repr(other.result())
+
+
+def test_labels_of_a_large_frame_are_scipys(tmp_path):
+    labels = (numpy.hypot(*numpy.mgrid[-150:150, -155:155]) // 20).astype("u2")
+    numpy.save(tmp_path / "rings.npy", labels)
+    regions, frame = Regions("cam", str(tmp_path / "rings.npy"), statistic=["sum", "max"]), detector_frames()[0]
+
+    regions.update({"cam": frame})
+
+    names = range(1, labels.max() + 1)
+    result = regions.result()
+    assert [result[f"cam_{name}_sum"] for name in names] == ndimage.sum(frame, labels, names).tolist()
+    assert [result[f"cam_{name}_max"] for name in names] == ndimage.maximum(frame, labels, names).tolist()
+
+
 # files of labels ---------------------------------------------------------------------------------------------------
 
 

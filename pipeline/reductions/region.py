@@ -1,90 +1,35 @@
-"""One region of an array: which elements it has, and their numbers."""
+"""One region of a spectrum or a frame: which elements it has, as runs along the rows."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy
 
 from pipeline.errors import PipelineValueError
-from pipeline.reductions.sums import total
-from pipeline.reductions.values import NAN
 
 Array = numpy.ndarray
 
 
-class Values:
-    """The finite elements of a region, and where each is along each axis.
-
-    >>> values = Values(numpy.array([[1.0, numpy.nan], [2.0, 1.0]]), (numpy.arange(2)[:, None], numpy.arange(2)))
-    >>> values.n, values.sum(0.0), values.center(0.0)
-    (3, 4.0, [('com_y', 0.75), ('com_x', 0.25)])
-    """
-
-    def __init__(self, values: Array, places: tuple[Array, ...]) -> None:
-        self._places = places
-        self._is_known = None if values.dtype.kind != "f" else numpy.isfinite(values)
-        if self._is_known is not None and self._is_known.all():
-            self._is_known = None
-        self._all = values if self._is_known is None else numpy.where(self._is_known, values, 0)
-        self.n = values.size if self._is_known is None else int(numpy.count_nonzero(self._is_known))
-        self._total = total(self._all) if self.n else NAN
-
-    def sum(self, level: float) -> float:
-        """Return the sum of what is over a level; NaN of nothing."""
-        return _finite(self._total - level * self.n) if level else self._total
-
-    def mean(self, level: float) -> float:
-        """Return the mean of what is over a level; NaN of nothing."""
-        return self._total / self.n - level if self.n else NAN
-
-    def max(self, level: float) -> float:
-        """Return the largest, over a level; NaN of nothing."""
-        if not self.n:
-            return NAN
-        known = self._all if self._is_known is None else self._all[self._is_known]
-        return float(known.max()) - level
-
-    def center(self, level: float) -> list[tuple[str, float]]:
-        """Return the centre of mass of what is over a level, along each axis; NaN where the sum is not positive."""
-        names = ("com",) if len(self._places) == 1 else ("com_y", "com_x")
-        weight = self.sum(level)
-        if not weight > 0:
-            return [(name, NAN) for name in names]
-        moments = [self._moment(place, level) for place in self._places]
-        return [(name, _finite(moment / weight)) for name, moment in zip(names, moments, strict=True)]
-
-    def _moment(self, place: Array, level: float) -> float:
-        height = self._all if not level else self._all - level
-        if level and self._is_known is not None:
-            height = numpy.where(self._is_known, height, 0)
-        with numpy.errstate(over="ignore", invalid="ignore"):
-            return float((height * place.astype(float)).sum())
-
-
-def _finite(value: float) -> float:
-    return value if math.isfinite(value) else NAN
-
-
 class Region(Protocol):
-    """Some elements of arrays."""
+    """Some elements of frames, or of spectra: frames of one row."""
 
     n_axes: int
 
-    def take(self, frame: Array) -> Values:
-        """Return its elements."""
+    def runs(self, shape: tuple[int, int]) -> Array:
+        """Return its runs in a frame of this shape: rows of `y, x0, x1`, half-open."""
         ...
 
-    def border(self, frame: Array) -> float:
-        """Return the mean of the finite elements that surround it; NaN of none."""
+    def border(self, shape: tuple[int, int]) -> Array:
+        """Return the runs of the elements that surround it."""
         ...
 
 
 class Box:
     """A range of a spectrum, or a rectangle of a frame: half-open, clipped at the edges.
 
-    >>> Box.of("a", [1, 9], 1).take(numpy.arange(4)).sum(0.0), Box.of("a", [1, 3], 1).border(numpy.arange(4))
-    (6.0, 1.5)
+    >>> box = Box.of("a", [1, 9, 1, 3], 1)
+    >>> box.runs((3, 4)).tolist(), box.border((3, 4)).tolist()
+    ([[1, 1, 3], [2, 1, 3]], [[0, 0, 4], [1, 0, 1], [1, 3, 4], [2, 0, 1], [2, 3, 4]])
     """
 
     def __init__(self, bounds: Sequence[tuple[int, int]], width: int) -> None:
@@ -102,40 +47,41 @@ class Box:
             )
         return cls(pairs, width)
 
-    def take(self, frame: Array) -> Values:
-        """Return its elements."""
-        part = self._slices(frame, 0)
-        places = [numpy.arange(each.start, each.stop) for each in part]
-        return Values(frame[part], (places[0],) if self.n_axes == 1 else (places[0][:, None], places[1]))
+    def runs(self, shape: tuple[int, int]) -> Array:
+        """Return its runs."""
+        (y0, y1), (x0, x1) = self._clipped(shape, 0)
+        return _array([(y, x0, x1) for y in range(y0, y1)])
 
-    def border(self, frame: Array) -> float:
-        """Return the mean of the finite elements that surround it; NaN of none."""
-        outer, inner = self._slices(frame, self._width), self._slices(frame, 0)
-        is_border = numpy.ones(frame[outer].shape, bool)
-        offsets = [each.start for each in outer]
-        is_border[tuple(slice(i.start - o, i.stop - o) for i, o in zip(inner, offsets, strict=True))] = False
-        return Values(frame[outer][is_border], (numpy.zeros(1),)).mean(0.0)
+    def border(self, shape: tuple[int, int]) -> Array:
+        """Return the runs of the elements around it, `width` wide."""
+        (y0, y1), (x0, x1) = self._clipped(shape, self._width)
+        (y2, y3), (x2, x3) = self._clipped(shape, 0)
+        rows = [((y, x0, x2), (y, x3, x1)) if y2 <= y < y3 else ((y, x0, x1),) for y in range(y0, y1)]
+        return _array([run for row in rows for run in row if run[1] < run[2]])
 
-    def _slices(self, frame: Array, width: int) -> tuple[slice, ...]:
-        sizes = frame.shape
-        clipped = [
-            (min(max(start - width, 0), size), min(max(stop + width, 0), size))
-            for (start, stop), size in zip(self._bounds, sizes, strict=True)
+    def _clipped(self, shape: tuple[int, int], width: int) -> list[tuple[int, int]]:
+        bounds = [(start - width, stop + width) for start, stop in self._bounds]
+        bounds = bounds if self.n_axes == 2 else [(0, 1), *bounds]
+        return [
+            (min(max(start, 0), size), min(max(stop, 0), size))
+            for (start, stop), size in zip(bounds, shape, strict=True)
         ]
-        return tuple(slice(start, stop) for start, stop in clipped)
 
 
 class Labelled:
-    """The elements with one label."""
+    """The elements with one label of a label file, as the runs that it has there."""
 
-    def __init__(self, labels: Array, label: int) -> None:
-        self.n_axes = labels.ndim
-        self._places = numpy.nonzero(labels == label)
+    def __init__(self, runs: Array, n_axes: int) -> None:
+        self.n_axes, self._runs = n_axes, runs
 
-    def take(self, frame: Array) -> Values:
-        """Return its elements."""
-        return Values(frame[self._places], self._places)
+    def runs(self, shape: tuple[int, int]) -> Array:
+        """Return its runs."""
+        return self._runs
 
-    def border(self, frame: Array) -> float:
-        """Return NaN: what surrounds a label is not told."""
-        return NAN
+    def border(self, shape: tuple[int, int]) -> Array:
+        """Return none: what surrounds a label is not told."""
+        return _array([])
+
+
+def _array(runs: list[tuple[int, int, int]]) -> Array:
+    return numpy.array(runs, numpy.int64).reshape(-1, 3)

@@ -1,6 +1,7 @@
 """Numbers of regions of interest, of spectra and of frames."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, Literal
 
 import numpy
@@ -8,12 +9,15 @@ import numpy
 from pipeline.errors import PipelineValueError, RejectedValue, near
 from pipeline.reductions.event_reduction import EventReduction
 from pipeline.reductions.files import read_array
+from pipeline.reductions.frame_series import HOW, check_series, one_frame
 from pipeline.reductions.reduction import Data, Result, units_of, with_units
-from pipeline.reductions.region import Box, Labelled, Region, Values
+from pipeline.reductions.region import Box, Labelled, Region
+from pipeline.reductions.runs import RegionSums, Runs, runs_of_labels
 from pipeline.reductions.values import as_numbers
 
+Array = numpy.ndarray
+
 STATISTICS = ("sum", "mean", "max", "com")
-FRAMES = ("sum", "mean", "each")
 
 
 class Regions(EventReduction):
@@ -21,7 +25,8 @@ class Regions(EventReduction):
 
     A region of a spectrum is `[start, stop]`, one of a frame `[y0, y1, x0, x1]`: half-open, as slices are, but clipped
     at the edges and never counted from the end. An array with one axis more is a series of spectra or frames.
-    Elements that are not finite are left out. Integers are summed in integers.
+    Elements that are not finite are left out. Integers are summed in integers, floats in the order of `Runs`. One pass
+    over each region: what lies between them costs nothing.
 
     Parameters
     ----------
@@ -58,7 +63,8 @@ class Regions(EventReduction):
     {'mca_Fe_sum': 4.0, 'mca_Fe_com': 2.0, 'mca_Fe_n': 3, 'mca_edge_sum': 5.0, 'mca_edge_com': 4.0, 'mca_edge_n': 1}
     """
 
-    constants = ("_regions", "_shape")
+    version = 2
+    constants = ("_regions", "_shape", "_keys", "_runs")
 
     def __init__(
         self,
@@ -75,13 +81,16 @@ class Regions(EventReduction):
         self.statistics = [statistic] if isinstance(statistic, str) else list(statistic)
         _check(self.statistics, STATISTICS, "statistic")
         _check([background], ("none", "border"), "background")
-        _check([frames], FRAMES, "frames")
+        _check([frames], HOW, "frames")
         if border < 1:
             raise PipelineValueError(f"border is {border!r}; wanted 1 or more.")
         self._shape: tuple[int, ...] | None = None
         width = border if background == "border" else 0
         self._regions = self._read(rois, sha256) if isinstance(rois, str) else _boxes(rois, width)
         self._n_axes = next(iter(self._regions.values())).n_axes
+        self._keys = self._result_keys()
+        self._n_place = sum(self._n_axes if what == "com" else 1 for what in self.statistics)
+        self._runs: dict[tuple[int, ...], Runs] = {}  # shape of the last frame -> regions, and what surrounds them
 
     def _read(self, path: str, sha256: str | None) -> dict[str, Region]:
         if self.background == "border":
@@ -93,7 +102,16 @@ class Regions(EventReduction):
                 f"{path!r} has {labels.dtype} of shape {list(labels.shape)}; wanted whole numbers, some over 0."
             )
         self._shape = labels.shape
-        return {str(label): Labelled(labels, label) for label in numpy.unique(labels[labels > 0]).tolist()}
+        names = numpy.unique(labels[labels > 0]).tolist()
+        runs = runs_of_labels(labels.reshape(-1, labels.shape[-1]))
+        return {str(name): Labelled(each, labels.ndim) for name, each in zip(names, runs, strict=True)}
+
+    def _result_keys(self) -> list[str]:
+        """Return the keys in the order of the results: all of a region, then all of the next."""
+        centers = ["com"] if self._n_axes == 1 else ["com_y", "com_x"]
+        names = [centers if what == "com" else [what] for what in self.statistics]
+        whats = [*chain.from_iterable(names), "n", *(["bkg"] if self.background == "border" else [])]
+        return [f"{self.field}_{name}_{what}" for name in self._regions for what in whats]
 
     def reduce(self, data: Data) -> Result:
         """Return the numbers of the regions of one event."""
@@ -108,35 +126,52 @@ class Regions(EventReduction):
             return self._of_frame(values)
         return {**self._of_series(values), f"{self.field}_n_frames": len(values)}
 
-    def _of_series(self, values: numpy.ndarray) -> Result:
-        if not len(values):
-            raise RejectedValue(f"{self.field!r}: wanted a series of frames, there is none in it.")
-        if self.frames == "each":
-            rows = [self._of_frame(frame) for frame in values]
-            return {key: numpy.array([row[key] for row in rows]) for key in rows[0]}
-        if self.frames == "mean":
-            return self._of_frame(values.mean(0, dtype=float))
-        is_small = values.dtype.kind != "f" and values.dtype.itemsize < 8
-        return self._of_frame(values.sum(0, dtype=numpy.int64 if is_small else float))
+    def _of_series(self, values: Array) -> Result:
+        if self.frames != "each":
+            return self._of_frame(one_frame(values, self.frames))
+        check_series(values)
+        rows = [self._of_frame(frame) for frame in values]
+        return {key: numpy.array([row[key] for row in rows]) for key in rows[0]}
 
-    def _of_frame(self, frame: numpy.ndarray) -> Result:
-        row: Result = {}
-        for name, region in self._regions.items():
-            taken = region.take(frame)
-            for what, value in self._numbers(taken, region.border(frame) if self.background == "border" else None):
-                row[f"{self.field}_{name}_{what}"] = value
-        return row
+    def _of_frame(self, frame: Array) -> Result:
+        frame = frame if frame.ndim == 2 else frame.reshape(1, -1)
+        sums, border = self._runs_of(frame.shape).sums(frame), None
+        with numpy.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            if self.background == "border":
+                n = len(self._regions)
+                around = sums.part(n, 2 * n)
+                border = around.total / around.n
+                sums = sums.part(0, n).less(border)
+            values: list[Any] = self._table(sums, border).reshape(-1).tolist()
+        n_keys = len(self._keys) // len(self._regions)
+        for i in range(self._n_place, len(values), n_keys):
+            values[i] = int(values[i])
+        return dict(zip(self._keys, values, strict=True))
 
-    def _numbers(self, taken: Values, border: float | None) -> list[tuple[str, Any]]:
-        numbers: list[tuple[str, Any]] = []
-        level = border or 0.0
-        for what in self.statistics:
-            if what == "com":
-                numbers += taken.center(level)
-            else:
-                numbers.append((what, getattr(taken, what)(level)))
-        numbers.append(("n", taken.n))
-        return numbers if border is None else [*numbers, ("bkg", border)]
+    def _runs_of(self, shape: tuple[int, ...]) -> Runs:
+        height, width = shape
+        if shape not in self._runs:
+            regions = self._regions.values()
+            borders = regions if self.background == "border" else ()
+            runs = [region.runs((height, width)) for region in regions]
+            self._runs.clear()
+            self._runs[shape] = Runs([*runs, *(region.border((height, width)) for region in borders)])
+        return self._runs[shape]
+
+    def _table(self, sums: RegionSums, border: Array | None) -> Array:
+        """Return what each key is of each region, a row for each."""
+        if not sums.n.all():
+            sums = sums.less(numpy.where(sums.n > 0, 0.0, numpy.nan))
+        columns = {
+            "sum": [sums.total],
+            "mean": [sums.total / sums.n],
+            "max": [sums.largest],
+            "com": (sums.moments / numpy.where(sums.total > 0, sums.total, numpy.nan))[-self._n_axes :],
+        }
+        found = [column for what in self.statistics for column in columns[what]]
+        table = numpy.array([*found, sums.n, *([] if border is None else [border])])
+        table[~numpy.isfinite(table)] = numpy.nan
+        return table.T
 
     def describe(self, data_keys: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Return the units: those of the field; centres are in elements, `pixel`."""
