@@ -24,6 +24,14 @@ def own_log():
     logging.captureWarnings(False)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """What was logged may hold halves of surrogate pairs, which no worker can send."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
+
+
 @pytest.fixture
 def kept():
     return Kept()
