@@ -18,6 +18,7 @@ from pipeline.errors import PipelineOSError, PipelineValueError, RejectedValue
 from pipeline.reductions import MultiTau, correlator_kernels
 from pipeline.reductions.compiled import NO_NUMBA
 from pipeline.reductions.labelled_pixels import LabelledPixels
+from pipeline.reductions.rectangle import Rectangle
 from pipeline.testing import check_reduction, make_run
 
 NAN = math.nan
@@ -191,7 +192,7 @@ def test_kernels_and_their_twins_give_the_same_bits(dtype, data):
     limits = {"elements": st.floats(-1e3, 1e3, width=16)} if dtype[0] == "f" else {}
     frame = data.draw(arrays.arrays(dtype, (9, 31), **limits))
     boxes = data.draw(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 30)), min_size=1, max_size=4))
-    pixels = LabelledPixels.of_boxes([[y, 9, x, 31] for y, x in boxes] + [[5, 5, 0, 31]], (9, 31))
+    pixels = LabelledPixels.of_rectangles([Rectangle(y, 9, x, 31) for y, x in [*boxes, (9, 0)]], (9, 31))
     found = []
 
     for worth in (0, 10**9):
@@ -436,7 +437,7 @@ def test_a_file_without_labels_of_a_frame_is_refused(tmp_path, labels):
         ({"dt": math.inf}, "dt is inf; wanted"),
         ({"dt": True}, "dt is True; wanted"),
         ({"labels": []}, "labels is"),
-        ({"labels": [[0, 1, 2]]}, r"labels has \[0, 1, 2\]; wanted"),
+        ({"labels": [[0, 1, 2]]}, r"labels: wanted .*; there is \[0, 1, 2\]"),
         ({"labels": [[3, 1, 0, 2]]}, "whole numbers, in order"),
         ({"labels": [[0, 1.5, 0, 2]]}, "whole numbers, in order"),
     ],

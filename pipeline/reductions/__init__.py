@@ -2,6 +2,7 @@
 
 from pipeline.reductions.background import Background as Background
 from pipeline.reductions.bin import Bin as Bin
+from pipeline.reductions.center_of_mass_2d import CenterOfMass2D as CenterOfMass2D
 from pipeline.reductions.correct import Correct as Correct
 from pipeline.reductions.curve_fit import CurveFit as CurveFit
 from pipeline.reductions.curve_peak import CurvePeak as CurvePeak
@@ -14,6 +15,7 @@ from pipeline.reductions.map import Map as Map
 from pipeline.reductions.multi_tau import MultiTau as MultiTau
 from pipeline.reductions.normalize import Normalize as Normalize
 from pipeline.reductions.peak_statistics import PeakStatistics as PeakStatistics
+from pipeline.reductions.projection import Projection as Projection
 from pipeline.reductions.quality import Quality as Quality
 from pipeline.reductions.reduction import Reduction as Reduction
 from pipeline.reductions.regions import Regions as Regions

@@ -21,7 +21,7 @@ class Correlator:
     Only the pixels are kept: in float32 as long as all are integers that it holds exactly, else in float64; all sums
     are in float64. So integers are summed without rounding up to 2**53.
 
-    >>> correlator, pixels = Correlator(2, 4), LabelledPixels.of_boxes([[0, 1, 0, 2]], (1, 2))
+    >>> correlator, pixels = Correlator(2, 4), LabelledPixels.of_labels(numpy.array([[1, 1]]))
     >>> for frame in ([[1, 2]], [[3, 4]], [[5, 6]]): correlator.add(numpy.array(frame), pixels)
     True
     True

@@ -17,7 +17,7 @@ Array = numpy.ndarray
 def gather(frame: Array, pixels: LabelledPixels, out: Array, totals: Array) -> None:
     """Put the pixels of the regions of a frame into `out`, 0 where it is filled up, and the sum of each into `totals`.
 
-    >>> pixels = LabelledPixels.of_boxes([[0, 2, 0, 1]], (2, 2))
+    >>> pixels = LabelledPixels.of_labels(numpy.array([[1, 0], [1, 0]]))
     >>> out, totals = numpy.empty(LANES), numpy.empty(1)
     >>> gather(numpy.array([[1, 5], [7, 9]]), pixels, out, totals)
     >>> out[:3], totals

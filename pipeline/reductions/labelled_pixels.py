@@ -1,11 +1,11 @@
 """Which pixels of a frame belong to which region, in the order in which their values are summed."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy
 
 from pipeline.errors import PipelineValueError
+from pipeline.reductions.rectangle import Rectangle
 
 Array = numpy.ndarray
 
@@ -55,11 +55,11 @@ class LabelledPixels:
         return cls(names, [numpy.flatnonzero(labels == name) for name in names])
 
     @classmethod
-    def of_boxes(cls, boxes: Sequence[Sequence[int]], shape: tuple[int, int]) -> "LabelledPixels":
-        """Return the pixels of rectangles of a frame, clipped at its edges; they are numbered from 1."""
+    def of_rectangles(cls, rectangles: Sequence[Rectangle], shape: tuple[int, int]) -> "LabelledPixels":
+        """Return the pixels of rectangles of a frame; they are numbered from 1."""
         places = numpy.arange(shape[0] * shape[1]).reshape(shape)
-        regions = [places[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)].ravel() for y0, y1, x0, x1 in boxes]
-        return cls(range(1, len(boxes) + 1), regions)
+        regions = [places[rectangle.slices(shape)].ravel() for rectangle in rectangles]
+        return cls(range(1, len(regions) + 1), regions)
 
     @property
     def n_rows(self) -> int:
@@ -77,13 +77,3 @@ def check_labels(labels: Array, path: str) -> None:
         raise PipelineValueError(
             f"{path!r} has {labels.dtype} of shape {list(labels.shape)}; wanted whole numbers of a frame, some over 0."
         )
-
-
-def check_boxes(boxes: Any) -> None:
-    """Refuse what are no rectangles of a frame, `[y0, y1, x0, x1]`."""
-    if not isinstance(boxes, list | tuple) or not boxes:
-        raise PipelineValueError(f"labels is {boxes!r}; wanted a .npy file, or a list of [y0, y1, x0, x1].")
-    for box in boxes:
-        are_whole = isinstance(box, list | tuple) and len(box) == 4 and all(type(bound) is int for bound in box)
-        if not are_whole or box[0] > box[1] or box[2] > box[3]:
-            raise PipelineValueError(f"labels has {box!r}; wanted [y0, y1, x0, x1], whole numbers, in order.")

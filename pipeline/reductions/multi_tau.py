@@ -9,7 +9,8 @@ import numpy
 from pipeline.errors import PipelineValueError, RejectedValue
 from pipeline.reductions.correlator import Correlator
 from pipeline.reductions.files import read_array
-from pipeline.reductions.labelled_pixels import LabelledPixels, check_boxes, check_labels
+from pipeline.reductions.labelled_pixels import LabelledPixels, check_labels
+from pipeline.reductions.rectangle import Rectangle
 from pipeline.reductions.reduction import Data, Reduction, Result, units_of
 from pipeline.reductions.values import NAN, as_number, as_numbers
 
@@ -71,7 +72,7 @@ class MultiTau(Reduction):
     (array([1.25, 0.75,  nan]), array([3, 2, 0]), array([0. , 0.1, 0.2]))
     """
 
-    constants = ("_labels", "_pixels", "_lags")
+    constants = ("_labels", "_rectangles", "_pixels", "_lags")
 
     def __init__(
         self,
@@ -89,15 +90,15 @@ class MultiTau(Reduction):
         self.field, self.dt = field, dt
         self.fields = (field, dt) if isinstance(dt, str) else (field,)
         self._time = NAN if isinstance(dt, str) else _time(dt)
-        self._labels = self._read(labels, sha256) if isinstance(labels, str) else None
+        is_file = isinstance(labels, str)
+        self._labels = self._read(labels, sha256) if is_file else None
+        self._rectangles = [] if is_file else _rectangles(labels)
         self._pixels: LabelledPixels | None = None  # once the shape is known
         self._shape = None if self._labels is None else self._labels.shape
         self._correlator = Correlator(levels, buffers)
         self._lags = self._correlator.lags
         self._n_bad, self._n_frames = 0, 1  # in all; in the last event that had some
         self._is_new = True
-        if self._labels is None:
-            check_boxes(labels)
 
     def _read(self, path: str, sha256: str | None) -> Array:
         labels, digest = read_array(path, sha256)
@@ -151,7 +152,7 @@ class MultiTau(Reduction):
         assert self._shape is not None
         if self._pixels is None:
             if self._labels is None:
-                self._pixels = LabelledPixels.of_boxes(self.arguments["labels"], self._shape)
+                self._pixels = LabelledPixels.of_rectangles(self._rectangles, self._shape)
             else:
                 self._pixels = LabelledPixels.of_labels(self._labels)
         return self._pixels
@@ -181,6 +182,12 @@ class MultiTau(Reduction):
     def axes(self) -> Result:
         """Return the lags, and the labels of the regions."""
         return {f"{self.field}_lag": self._lags * self._time, f"{self.field}_region": self.pixels.names}
+
+
+def _rectangles(labels: Any) -> list[Rectangle]:
+    if not isinstance(labels, list | tuple) or not labels:
+        raise PipelineValueError(f"labels is {labels!r}; wanted a .npy file, or a list of [y0, y1, x0, x1].")
+    return [Rectangle.of(bounds, "labels") for bounds in labels]
 
 
 def _time(dt: Any) -> float:
