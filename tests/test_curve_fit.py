@@ -100,5 +100,5 @@ def test_in_a_node_each_event_has_a_fit_with_units(kept):
     "arguments", [{"background": "cubic"}, {"start": {"nope": 1}}, {"range": [3, 1]}, {"model": "gausian"}]
 )
 def test_arguments_that_mean_nothing_are_refused(arguments):
-    with pytest.raises(PipelineValueError, match="wanted|did you mean"):
+    with pytest.raises(PipelineValueError, match=r"wanted|did you mean"):
         CurveFit("I", **arguments)
