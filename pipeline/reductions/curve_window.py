@@ -51,14 +51,26 @@ class CurveWindow:
         KeyError
             If the event has no such field.
         """
+        x, y = self._whole(data)
+        inside = self._is_inside(x) & numpy.isfinite(y)
+        return x[inside], y[inside]
+
+    def whole(self, data: Data) -> Array:
+        """Return the y of all points in the range, NaN where they are not finite."""
+        x, y = self._whole(data)
+        return y[self._is_inside(x)]
+
+    def _whole(self, data: Data) -> tuple[Array, Array]:
         y = _line(finite(data[self._y]), self._y)
         x = self._axis(data, len(y))
         if len(x) != len(y):
             raise RejectedValue(f"{self._y!r} has {len(y)} points, and its axis {len(x)}; wanted as many.")
-        inside = numpy.isfinite(x) & numpy.isfinite(y)
-        if self._range is not None:
-            inside &= (x >= self._range[0]) & (x <= self._range[1])
-        return x[inside], y[inside]
+        return x, y
+
+    def _is_inside(self, x: Array) -> Array:
+        if self._range is None:
+            return numpy.isfinite(x)
+        return (x >= self._range[0]) & (x <= self._range[1])
 
     def _axis(self, data: Data, n: int) -> Array:
         if self.x_field is not None:
