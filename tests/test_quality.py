@@ -132,6 +132,78 @@ def test_a_frame_that_is_rejected_leaves_the_beam_as_it_was():
     assert quality.result()["beam_ok"] is True
 
 
+def large_frames(dtype):
+    """Frames with all there is to count, in several parts; of floats also what is not finite."""
+    rng = numpy.random.default_rng(0)
+    frames = [rng.poisson(3, (250, 301)).astype(dtype) for _ in range(3)]
+    frames[1].reshape(-1)[::7] = numpy.finfo(dtype).max if dtype[-2] == "f" else numpy.iinfo(dtype).max
+    if dtype[-2] == "f":
+        frames[0].reshape(-1)[::5], frames[0].reshape(-1)[1::50], frames[2][:] = NAN, -math.inf, NAN
+        frames[1] = numpy.where(frames[1] > 1e4, 5000.25, frames[1]).astype(dtype)
+    elif dtype[-2] == "i":
+        frames[2] -= 3
+    return frames
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", ">u2", "f4", "f8", ">f8"])
+@pytest.mark.parametrize("saturation", [None, 3, 2.5, -1, 1e30, -1e30])
+@pytest.mark.parametrize("has_numba", [True, False])
+def test_frames_are_counted_as_numpy_counts_them(dtype, saturation, has_numba, monkeypatch):
+    if not has_numba:
+        monkeypatch.setenv("BLUESKY_PIPELINE_NO_NUMBA", "1")
+    limit = numpy.iinfo(dtype).max if saturation is None and dtype[-2] != "f" else saturation
+
+    def oracle(events):
+        return masks(events[-1]["d"], NAN if limit is None else limit)
+
+    check_reduction(Quality("d", saturation), [{"d": frame} for frame in large_frames(dtype)], oracle)
+
+
+@pytest.mark.parametrize("dtype", ["u2", "i4", "f4", "f8"])
+def test_frames_are_counted_alike_with_and_without_numba(dtype, monkeypatch):
+    one, other = Quality("d"), Quality("d")
+
+    for frame in large_frames(dtype):
+        one.update({"d": frame * 0.1 if dtype[0] == "f" else frame})
+        with monkeypatch.context() as context:
+            context.setenv("BLUESKY_PIPELINE_NO_NUMBA", "1")
+            other.update({"d": frame * 0.1 if dtype[0] == "f" else frame})
+
+        assert repr(one.result()) == repr(other.result())
+
+
+def test_a_frame_that_comes_as_a_series_of_one_is_that_frame():
+    one, other = Quality("d"), Quality("d")
+
+    for frame in large_frames("u2"):
+        one.update({"d": frame})
+        other.update({"d": frame[None]})
+
+        assert one.result() == other.result()
+
+
+def test_a_series_is_judged_frame_by_frame_if_asked():
+    def oracle(events):
+        rows = [masks(frame, 65535) for frame in events[-1]["d"]]
+        return {key: [row[key] for row in rows] for key in rows[0]} | {"d_n_frames": 3}
+
+    series = numpy.array(large_frames("u2"))
+    check_reduction(Quality("d", frames="each"), [{"d": series}, {"d": series[::-1]}], oracle)
+
+
+@pytest.mark.parametrize("value", [1.0, [1.0, 2.0], numpy.zeros((0, 3)), None])
+def test_what_is_no_series_is_rejected_where_one_is_told(value):
+    quality = Quality("d", frames="each")
+
+    with pytest.raises(RejectedValue, match="wanted a series"):
+        quality.update({"d": value})
+
+
+def test_a_sum_of_frames_is_refused_since_it_does_not_tell_what_is_saturated():
+    with pytest.raises(PipelineValueError, match="frames has 'sum'"):
+        Quality("d", frames="sum")  # type: ignore[arg-type]
+
+
 def test_without_a_beam_nothing_is_said_of_it():
     quality = Quality("d")
     quality.update({"d": [1, 2]})

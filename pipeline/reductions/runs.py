@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy
 
 from pipeline.reductions.compiled import WORTH, compiled, readable
+from pipeline.reductions.lanes import LANES, in_lanes
 
 Array = numpy.ndarray
 
-_LANES = 64  # how many sums of floats are kept side by side
 _LOW = 2**32 - 1
 
 
@@ -37,8 +37,7 @@ class Runs:
     """Regions of a frame as runs along its rows: an array of `y, x0, x1` (half-open) for each region.
 
     Elements that are not finite are left out. Integers are summed exactly and rounded once. Floats are summed in
-    float64 in an order that is told, so that every way of doing it gives the same bits: row by row, every 64th element
-    to the same one of 64 sums; of which then the last half is added to the first, again and again.
+    float64, row by row, in the order that `in_lanes` tells, so that every way of doing it gives the same bits.
 
     >>> frame = numpy.arange(12.0).reshape(3, 4)
     >>> sums = Runs([numpy.array([[0, 1, 3], [1, 1, 3]]), numpy.array([[2, 0, 1]])]).sums(frame)
@@ -150,7 +149,7 @@ def _integers_loop(frame: Array, starts: Array, runs: Array, found: Array) -> No
 
 def _floats_loop(frame: Array, starts: Array, runs: Array, counts: Array, found: Array) -> None:
     """Count, and sum y and x, of the finite elements; find their total, the largest, and the moments along y and x."""
-    lanes = numpy.empty((3, _LANES))
+    lanes = numpy.empty((3, LANES))
     for region in range(len(starts) - 1):
         k, n, ys, xs, largest = 0, 0, 0, 0, -numpy.inf
         lanes[:] = 0.0
@@ -164,8 +163,8 @@ def _floats_loop(frame: Array, starts: Array, runs: Array, counts: Array, found:
                     lanes[0, k] += value
                     lanes[1, k] += value * float(y)
                     lanes[2, k] += value * float(x)
-                k = (k + 1) % _LANES
-        half = _LANES // 2
+                k = (k + 1) % LANES
+        half = LANES // 2
         while half:
             for lane in range(half):
                 for j in range(3):
@@ -230,14 +229,4 @@ def _floats_of(block: _Block, frame: Array) -> tuple[tuple[int, ...], tuple[floa
         return counts, (0.0,) * 4
     known = numpy.where(is_known, values, 0.0)
     largest = float(values.max(where=is_known, initial=-numpy.inf)) + 0.0  # which is no -0.0
-    return counts, (_in_lanes(known), largest, _in_lanes(known * block.y), _in_lanes(known * block.x))
-
-
-def _in_lanes(values: Array) -> float:
-    rows = numpy.zeros((-(-values.size // _LANES), _LANES))
-    rows.reshape(-1)[: values.size] = values.reshape(-1)
-    lanes, half = rows.sum(0), _LANES // 2
-    while half:
-        lanes[:half] += lanes[half : 2 * half]
-        half //= 2
-    return float(lanes[0]) + 0.0
+    return counts, (in_lanes(known), largest, in_lanes(known * block.y), in_lanes(known * block.x))
