@@ -9,6 +9,7 @@ from pipeline.reductions.curve_peak import CurvePeak as CurvePeak
 from pipeline.reductions.drift import Drift as Drift
 from pipeline.reductions.fit import Fit as Fit
 from pipeline.reductions.flow import Flow as Flow
+from pipeline.reductions.focus import Focus as Focus
 from pipeline.reductions.frame_average import FrameAverage as FrameAverage
 from pipeline.reductions.histogram import Histogram as Histogram
 from pipeline.reductions.map import Map as Map
