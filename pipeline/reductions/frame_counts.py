@@ -100,20 +100,22 @@ def _integers_loop(values: Array, limit: int, lines: Array, found: Array) -> Non
 
 def _floats_loop(values: Array, limit: float, counts: Array, found: Array) -> None:
     """Count what is saturated, not finite, and zero; find the largest and the sum."""
-    n_saturated, n_nan, n_zero, largest, of_all = 0, 0, 0, -numpy.inf, 0.0
-    lanes = numpy.empty(LANES)
+    n_saturated, n_nan, n_zero, of_all = 0, 0, 0, 0.0
+    lanes, tops = numpy.empty(LANES), numpy.full(LANES, -numpy.inf)
     for i in range(0, values.size, _PART):
         part = values[i : i + _PART]
         lanes[:] = 0.0
         for j in range(0, part.size, LANES):
             x = part[j : j + LANES]
-            for k in range(x.size):
-                is_known = numpy.isfinite(x[k])
-                n_nan += not is_known
-                n_saturated += is_known and x[k] >= limit
+            for k in range(x.size):  # loops of their own, which the compiler makes wider
+                n_nan += not numpy.isfinite(x[k])
+                n_saturated += numpy.isfinite(x[k]) & (x[k] >= limit)
                 n_zero += x[k] == 0
-                lanes[k] += float(x[k]) if is_known else 0.0
-                largest = max(largest, float(x[k]) if is_known else -numpy.inf)
+            for k in range(x.size):
+                lanes[k] += float(x[k]) if numpy.isfinite(x[k]) else 0.0
+            for k in range(x.size):
+                value = float(x[k]) if numpy.isfinite(x[k]) else -numpy.inf
+                tops[k] = value if value > tops[k] else tops[k]
         half = LANES // 2
         while half:
             for k in range(half):
@@ -121,7 +123,7 @@ def _floats_loop(values: Array, limit: float, counts: Array, found: Array) -> No
             half //= 2
         of_all += lanes[0]
     counts[0], counts[1], counts[2] = n_saturated, n_nan, n_zero
-    found[0], found[1] = largest + 0.0, of_all  # neither is -0.0
+    found[0], found[1] = tops.max() + 0.0, of_all  # neither is -0.0
 
 
 def _floats_parts(values: Array, limit: float, counts: Array, found: Array) -> None:
