@@ -66,7 +66,7 @@ class Projection(FrameReduction):
     def of_frame(self, frame: Array, origin: tuple[int, int]) -> Result:
         """Return the profile of one frame."""
         self._first, self._size = origin[1 - self.axis], frame.shape[1 - self.axis]
-        total, n = _summed(frame, self.axis)
+        total, n = summed(frame, self.axis)
         with numpy.errstate(invalid="ignore", divide="ignore"):
             profile = total / n if self.statistic == "mean" else total.astype(float)
         profile[(n == 0) | ~numpy.isfinite(profile)] = numpy.nan
@@ -85,8 +85,12 @@ class Projection(FrameReduction):
         return {f"{self.label}_pixel": numpy.arange(self._first, self._first + self._size)}
 
 
-def _summed(frame: Array, axis: int) -> tuple[Array, Array]:
-    """Return the sums along an axis, and of how many finite elements."""
+def summed(frame: Array, axis: int) -> tuple[Array, Array]:
+    """Return the sums along an axis, and of how many finite elements.
+
+    >>> summed(numpy.array([[1.0, 2.0], [numpy.nan, 3.0]]), 0)
+    (array([1., 5.]), array([1, 2]))
+    """
     n = numpy.full(frame.shape[1 - axis], frame.shape[axis], numpy.int64)
     if frame.dtype.kind != "f":
         return frame.sum(axis, dtype=numpy.int64 if frame.dtype.itemsize < 8 else float), n
