@@ -1,13 +1,13 @@
 """Bring the events of one raw stream together with where their frames are."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from pipeline.documents import Document
-from pipeline.readers.frame import Frame
+from pipeline.readers.frame import Frame, Span
 from pipeline.readers.run_assets import RunAssets
-from pipeline.spans import Spans
+from pipeline.spans import Spans, Walk
 from pipeline.state import pack, unpack
 
 
@@ -18,7 +18,9 @@ class Alignment:
     scan), there is an event for each `seq_num` that all fields have, at the time of the descriptor. When the run is
     over, events are handed on without what was never announced.
 
-    A point that was taken again has frames that came after those of the first take.
+    The first event of a `seq_num` has the first frames that are told of it, that of a point taken again the next ones:
+    whether frames are told of before the events or after them makes no difference. Where a stream has nothing but
+    frames, it does: that more than one batch of them came, and no event, is what tells a fly scan.
 
     Parameters
     ----------
@@ -49,11 +51,11 @@ class Alignment:
         self._times: dict[str, float] = {}  # uid of a descriptor without other fields -> its time
         self._spans: dict[str, Spans] = {}
         self._waiting: deque[Document] = deque()
-        self._again: dict[int, dict[str, int]] = {}  # seq_num that was taken again -> spans beside by then, by field
+        self._again: dict[int, list[str]] = {}  # seq_num that was taken again -> uids of its events
         self._found: set[str] = set()  # fields that had a frame
         self._n_told: Counter[str] = Counter()  # field -> how many stream_datum
         self._has_events = self._has_rows = False
-        self._next_row = 1
+        self._walk = Walk()  # where there are no events
         self.wants_frames = False
 
     def descriptor(self, doc: Document) -> None:
@@ -62,7 +64,12 @@ class Alignment:
         self._wanted[doc["uid"]] = [field for field in external if self.fields is None or field in self.fields]
         if len(external) == len(doc["data_keys"]):
             self._times[doc["uid"]] = doc["time"]
-        self.wants_frames = self.wants_frames or bool(self._wanted[doc["uid"]])
+        if self._wanted[doc["uid"]]:
+            self._want()
+
+    def _want(self) -> None:
+        self.wants_frames = True
+        self._assets.want()
 
     @property
     def waits(self) -> bool:
@@ -87,12 +94,9 @@ class Alignment:
         span = self._assets.span(doc) if doc["descriptor"] in self._wanted else None
         if span is None or span.field not in self._wanted[span.descriptor]:
             return
-        spans = self._spans.setdefault(span.field, Spans())
-        n_others = spans.n_others
-        spans.add(span)
+        if not self._spans.setdefault(span.field, Spans()).add(span):
+            return
         self._n_told[span.field] += 1
-        if spans.n_others > n_others:
-            self._next_row = min(self._next_row, span.first)
         # The second time that no event has come between, none will: detectors that are read point by point are told
         # of before each event, or after it.
         self._has_rows = self._has_rows or (
@@ -114,7 +118,7 @@ class Alignment:
     def finish(self) -> None:
         """Hand on what still waits, complete or not."""
         if not self._has_events and self._times:
-            self._give_rows()
+            self._give_rows(is_over=True)
         while self._waiting:
             doc = self._waiting.popleft()
             self._give(self._referring(doc, is_over=True) or doc)
@@ -124,33 +128,51 @@ class Alignment:
     def _referring(self, doc: Document, *, is_over: bool = False) -> Document | None:
         """Return an event that says where its frames are; None if that is not known yet."""
         fields, seq_num = self._wanted[doc["descriptor"]], doc["seq_num"]
-        known = self._taken(seq_num)
-        if not fields or known == doc["uid"]:
+        uids = self._uids(seq_num)
+        if not fields or doc["uid"] in uids:
             return doc
-        since = self._again.get(seq_num, {}) if known is not None and not is_over else None
-        frames = {field: self._frame(field, doc, since) for field in fields if _is_to_read(doc, field)}
+        frames = {field: self._frame(field, doc, len(uids), is_over) for field in fields if _is_to_read(doc, field)}
         if None in frames.values() and not is_over:
             return None
-        if known is not None:
-            self._again[seq_num] = {field: spans.n_others for field, spans in self._spans.items()}
+        if uids:
+            self._note_again(doc)
         return {**doc, "data": self._data(doc, frames), "filled": {}}
+
+    def _uids(self, seq_num: int) -> list[str]:
+        """Return the uids of the events that had a `seq_num`, those that were replaced included."""
+        uid = self._taken(seq_num)
+        return self._again.get(seq_num) or ([] if uid is None else [uid])
+
+    def _note_again(self, doc: Document) -> None:
+        """Know that a point is taken again, and that those after it will be."""
+        seq_num = doc["seq_num"]
+        while (uid := self._taken(seq_num)) is not None:
+            self._again.setdefault(seq_num, [uid])
+            seq_num += 1
+        self._again[doc["seq_num"]].append(doc["uid"])
 
     def _data(self, doc: Document, frames: Mapping[str, Frame | None]) -> dict[str, Any]:
         """Return the data of an event with its frames, and without the fields whose values nobody reads."""
-        filled, found = doc.get("filled") or {}, {field: frame for field, frame in frames.items() if frame is not None}
+        found = {field: frame for field, frame in frames.items() if frame is not None}
         self._found |= found.keys()
-        others = {
-            field: value for field, value in doc["data"].items() if field not in frames and filled.get(field, True)
-        }
+        others = {field: value for field, value in doc["data"].items() if field not in frames}
+        for field, is_filled in (doc.get("filled") or {}).items():
+            value = others.pop(field, None) if not is_filled else None
+            if isinstance(value, str):
+                self._assets.frame(field, value)  # as if it were read: it need not be known for ever
         return {**others, **found}
 
-    def _frame(self, field: str, doc: Document, since: Mapping[str, int] | None) -> Frame | None:
+    def _frame(self, field: str, doc: Document, take: int, is_over: bool) -> Frame | None:
         value = doc["data"].get(field)
         if value is not None:
             return self._assets.frame(field, value)
-        spans, seq_num = self._spans.get(field, Spans()), doc["seq_num"]
-        span = spans.find(seq_num) if since is None else spans.find_again(seq_num, since.get(field, 0))
-        return span and Frame(field, span.resource, span.row_of(seq_num))
+        span = self._span(field, doc["seq_num"], take, is_over)
+        return span and Frame(field, *span.place_of(doc["seq_num"]))
+
+    def _span(self, field: str, seq_num: int, take: int, is_over: bool) -> Span | None:
+        """Return the span that has this take of an event; when no more will come, the last that has it."""
+        spans = self._spans.get(field, Spans())
+        return spans.find(seq_num, take) or (spans.last(seq_num) if is_over else None)
 
     @property
     def lost(self) -> list[str]:
@@ -159,28 +181,31 @@ class Alignment:
 
     # rows without events
 
-    def _give_rows(self) -> None:
-        while (doc := self._row(self._next_row)) is not None:
-            self._next_row += 1
-            self._give(doc)
-
-    def _row(self, seq_num: int) -> Document | None:
-        """Return the event that frames make, if all fields have them."""
+    def _give_rows(self, *, is_over: bool = False) -> None:
         fields = self._wanted[next(reversed(self._times))]
-        spans = {field: self._spans.get(field, Spans()).find(seq_num) for field in fields}
-        found = {field: span for field, span in spans.items() if span is not None}
-        if not fields or len(found) < len(fields):
+        lead = self._spans.get(fields[0], Spans()) if fields else Spans()
+        while (step := self._walk.step(lead, skips=is_over)) is not None:
+            doc = self._row_event(fields, *step, is_over)
+            if doc is None and not is_over:
+                return
+            self._walk.go_on(*step)
+            if doc is not None:
+                self._give(doc)
+
+    def _row_event(self, fields: Sequence[str], seq_num: int, take: int, is_over: bool) -> Document | None:
+        """Return the event that frames make, if all fields have them."""
+        found = {field: self._span(field, seq_num, take, is_over) for field in fields}
+        spans = {field: span for field, span in found.items() if span is not None}
+        if len(spans) < len(fields):
             return None
-        frames = {field: Frame(field, span.resource, span.row_of(seq_num)) for field, span in found.items()}
-        descriptor = next(iter(found.values())).descriptor
-        rows = "-".join(str(frame.row) for frame in frames.values())
-        self._found |= found.keys()
+        self._found |= spans.keys()
+        descriptor = next(iter(spans.values())).descriptor
         return {
-            "uid": f"{descriptor}/{seq_num}/{rows}",
+            "uid": f"{descriptor}/{seq_num}" + (f"/{take}" if take else ""),
             "descriptor": descriptor,
             "seq_num": seq_num,
             "time": self._times.get(descriptor, next(reversed(self._times.values()))),
-            "data": frames,
+            "data": {field: Frame(field, *span.place_of(seq_num)) for field, span in spans.items()},
             "timestamps": {},
         }
 
@@ -196,19 +221,22 @@ class Alignment:
             "again": list(map(list, self._again.items())),
             "found": sorted(self._found),
             "n_told": dict(self._n_told),
-            "rows": [self._has_events, self._has_rows, self._next_row],
+            "rows": [self._has_events, self._has_rows],
+            "walk": self._walk.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
         self._wanted = {uid: list(fields) for uid, fields in state["wanted"].items()}
         self._times = dict(state["times"])
-        self.wants_frames = any(self._wanted.values())
+        if any(self._wanted.values()):
+            self._want()
         self._spans = {field: Spans(*spans) for field, spans in state["spans"].items()}
         self._waiting = deque(unpack(doc, "") for doc in state["waiting"])
-        self._again = dict(state["again"])
+        self._again = {seq_num: list(uids) for seq_num, uids in state["again"]}
         self._found, self._n_told = set(state["found"]), Counter(state["n_told"])
-        self._has_events, self._has_rows, self._next_row = state["rows"]
+        self._has_events, self._has_rows = state["rows"]
+        self._walk = Walk(*state["walk"])
 
 
 def _is_to_read(doc: Document, field: str) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy
 
-from pipeline.errors import AssetError
+from pipeline.errors import AssetError, PipelineError
 from pipeline.readers.patience import awaited
 from pipeline.readers.roots import Roots
 
@@ -43,7 +43,7 @@ class DatumAsset:
         arguments
             Of the datum.
         n_frames
-            How long its first axis is to be; 0 if that is not told.
+            How many frames it is to have, along its first axis of three; 0 if that is not told.
         timeout
             How many seconds to wait.
 
@@ -61,24 +61,23 @@ class DatumAsset:
 
     def _read(self, arguments: Mapping[str, Any], n_frames: int, timeout: float) -> Array:
         seconds = 0.0 if self._has_failed else timeout
-        value, fault = awaited(lambda: self._look(arguments, n_frames), seconds)
+        try:
+            value, fault = awaited(lambda: self._look(arguments, n_frames), seconds)
+        except PipelineError as error:
+            raise AssetError(f"{self.name}, {dict(arguments)}: {error}") from None
         self._has_failed = value is None
         if value is None:
             raise AssetError(f"{self.name}, {dict(arguments)}: wanted what was announced, there is none: {fault}")
-        value.setflags(write=False)
         return value
 
     def _look(self, arguments: Mapping[str, Any], n_frames: int) -> Array:
         try:
             self._handler = self._handler or self._open_handler()
             self._check(arguments)
-            value = numpy.array(self._handler(**arguments), copy=None)
-            if value.dtype.hasobject or (value.ndim and len(value) < n_frames):
-                raise OSError(f"wanted {n_frames} frames, there is {value.dtype} of shape {list(value.shape)}")
+            return _whole(self._handler(**arguments), n_frames)
         except BaseException:
             self.close()
             raise
-        return value if value.flags.owndata else value.copy()
 
     def _check(self, arguments: Mapping[str, Any]) -> None:
         files = getattr(self._handler, "get_file_list", None)
@@ -90,3 +89,15 @@ class DatumAsset:
         handler, self._handler = self._handler, None
         if hasattr(handler, "close"):
             handler.close()
+
+
+def _whole(given: Any, n_frames: int) -> Array:
+    """Return what a handler gave as an array that cannot be written to, by the handler neither."""
+    value = numpy.array(given, copy=None)
+    there = len(value) if value.ndim == 3 else 1
+    if value.dtype.kind not in "biufc" or (value.ndim <= 3 and there < n_frames):
+        raise OSError(f"wanted {n_frames or 'any'} frames, there is {value.dtype} of shape {list(value.shape)}")
+    is_its_own = value is given and value.flags.writeable
+    value = value.astype(value.dtype.newbyteorder("="), copy=is_its_own or not value.flags.owndata)
+    value.setflags(write=False)
+    return value

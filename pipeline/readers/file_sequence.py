@@ -1,8 +1,9 @@
 """Rows that are files: a TIFF or NPY sequence."""
 
-import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import numpy
@@ -13,9 +14,13 @@ from pipeline.readers.row_shape import RowShape
 
 Array = numpy.ndarray
 
+ONE_NUMBER = re.compile(r"[^{}]*\{(:[<>+ 0]*\d{0,2}d?)?\}[^{}]*")
+
 
 class FileSequence:
     """Read values that are in files of their own: one or more for each event, as their first one tells.
+
+    Values are in the byte order of this machine.
 
     Parameters
     ----------
@@ -38,12 +43,10 @@ class FileSequence:
         self._path, self._shape, self._roots = path, shape, roots
         self._template = self._compiled(parameters)
         self._per_event: int | None = parameters.get("files_per_datum")
-        try:
-            self._name(0)
-        except (ValueError, IndexError, KeyError, AttributeError):
+        if not ONE_NUMBER.fullmatch(self._template):
             raise PipelineValueError(
                 f"{path}: wanted a template with one number, '{{:05d}}.tif'; there is {self._template!r}."
-            ) from None
+            )
 
     def _compiled(self, parameters: Mapping[str, Any]) -> str:
         from bluesky_tiled_plugins.utils import compile_template
@@ -51,42 +54,45 @@ class FileSequence:
         return compile_template(str(parameters.get("template", "")), str(parameters.get("filename", "")))
 
     def _name(self, number: int) -> str:
-        if self._template.count("{") != 1 or not self._template.partition("{")[2].startswith(":"):
-            raise ValueError(self._template)
+        """Return the name of a file, if it may be read."""
         tail = self._template.format(number)
-        return self._path + (tail.lstrip("/") if self._path.endswith("/") else tail)
+        name = self._path + (tail.lstrip("/") if self._path.endswith("/") else tail)
+        return self._roots.checked(os.path.normpath(name))
 
     def read(self, start: int, stop: int) -> Array:
         """Return the values of these events: fewer than wanted, or none, if there are no more yet."""
-        rows = []
+        rows: list[Array] = []
         for index in range(start, stop):
-            if not all(map(os.path.exists, self._names(index))):
+            row = self._row(index)
+            if row is None or (rows and (row.dtype, row.shape) != (rows[0].dtype, rows[0].shape)):
                 break
-            rows.append(self._row(index))
+            rows.append(row)
         return numpy.stack(rows) if rows else numpy.empty((0,))
 
-    def _names(self, index: int) -> list[str]:
-        per_event = self._per_event or 1
-        names = [self._name(number) for number in range(index * per_event, (index + 1) * per_event)]
-        return [self._roots.checked(os.path.normpath(name)) for name in names]
+    def _row(self, index: int) -> Array | None:
+        """Return the value of one event; None if it is not whole yet."""
+        if self._per_event is None and os.path.isfile(self._name(index)):
+            self._per_event = self._count(self._file(self._name(index)))
+        n = self._per_event or 1
+        names = [*takewhile(os.path.isfile, map(self._name, range(index * n, (index + 1) * n)))]
+        return self._shape.fitted([*map(self._file, names)]) if len(names) == n else None
 
-    def _row(self, index: int) -> Array:
-        if self._per_event is None:
-            self._per_event = self._count(self._load(self._names(0)[0] if index == 0 else self._names(index)[0]))
-        parts = [self._load(name) for name in self._names(index)]
-        joined = parts[0] if len(parts) == 1 else numpy.stack(parts)
-        shape = self._shape.shape
-        sizes = [n or size for n, size in zip(shape, joined.shape, strict=False)]
-        if len(sizes) != len(shape) or math.prod(sizes) != joined.size:
-            sizes = [n or 1 for n in shape]
-        if math.prod(sizes) != joined.size:
-            raise PipelineOSError(f"wanted the shape {list(shape)} in {self._names(index)}, there is {joined.shape}")
-        return joined.reshape(sizes)
+    def _count(self, file: Array) -> int:
+        """Return how many files like this one make the value of an event."""
+        sizes: Sequence[int | None] = self._shape.shape
+        whole = numpy.prod([n or 1 for n in sizes], dtype=numpy.int64)
+        return 1 if None in sizes else max(1, int(whole) // max(1, file.size))
 
-    def _count(self, first: Array) -> int:
-        """Return how many files like the first one make the value of an event."""
-        size = numpy.prod([n or 1 for n in self._shape.shape], dtype=numpy.int64)
-        return max(1, int(size) // max(1, first.size)) if None not in self._shape.shape else 1
+    def _file(self, path: str) -> Array:
+        try:
+            array = self._load(path)
+        except (PipelineImportError, OSError):
+            raise
+        except Exception as error:
+            raise OSError(f"{path} is no whole file of its kind: {error}") from None
+        if array.dtype.kind not in "biufc":
+            raise PipelineOSError(f"{path}: wanted numbers, there is {array.dtype}")
+        return array
 
     def _load(self, path: str) -> Array:
         raise NotImplementedError
@@ -96,7 +102,7 @@ class FileSequence:
 
 
 class TIFFSequence(FileSequence):
-    """Read a TIFF sequence."""
+    """Read a TIFF sequence, each file for itself: no other one that it names."""
 
     def _load(self, path: str) -> Array:
         try:
@@ -105,7 +111,8 @@ class TIFFSequence(FileSequence):
             raise PipelineImportError(
                 "TIFF files are read by tifffile, which is not installed: pip install bluesky-pipeline[frames]."
             ) from None
-        return _whole(tifffile.imread, path)
+        with tifffile.TiffFile(path, is_ome=False, is_mmstack=False, is_ndtiff=False) as file:
+            return file.asarray()
 
 
 class NPYSequence(FileSequence):
@@ -115,12 +122,5 @@ class NPYSequence(FileSequence):
         return "_{:d}.npy" if not parameters.get("template") else super()._compiled(parameters)
 
     def _load(self, path: str) -> Array:
-        return _whole(lambda name: numpy.load(name, allow_pickle=False), path)
-
-
-def _whole(load: Any, path: str) -> Array:
-    """Return what is in a file; one that is being written yet is an OSError, which may pass."""
-    try:
-        return load(path)
-    except (ValueError, EOFError, KeyError, IndexError, TypeError) as error:
-        raise OSError(f"{path} is no whole file of its kind: {error}") from None
+        with open(path, "rb") as file:
+            return numpy.lib.format.read_array(file, allow_pickle=False)

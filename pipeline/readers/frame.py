@@ -23,9 +23,23 @@ class Span(NamedTuple):
         goes_on = self[:3] == other[:3] and other.first == self.after and other.row == self.row_of(other.first)
         return self._replace(after=other.after) if goes_on else None
 
+    def has_all(self, other: "Span") -> bool:
+        """Tell whether all that the other tells is told here."""
+        is_within = self[:3] == other[:3] and self.first <= other.first and other.after <= self.after
+        return is_within and self.row_of(other.first) == other.row
+
+    def split(self, seq_num: int) -> "tuple[Span, Span]":
+        """Return the part before an event, and the one from it on."""
+        middle = min(max(seq_num, self.first), self.after)
+        return self._replace(after=middle), self._replace(first=middle, row=self.row_of(middle))
+
     def row_of(self, seq_num: int) -> int:
         """Return which row of the asset is of an event."""
         return self.row + seq_num - self.first
+
+    def place_of(self, seq_num: int) -> tuple[str, int]:
+        """Return which row of which asset is of an event."""
+        return self.resource, self.row_of(seq_num)
 
 
 class Frame:

@@ -45,6 +45,7 @@ class HDF5Handler:
         found = self._reader(dataset).read(first * self._per_point, (first + 1) * self._per_point)
         if len(found) < self._per_point:
             raise OSError(f"wanted {self._per_point} frames of point {first}, there are {len(found)}")
+        found.setflags(write=False)
         return found
 
     def _reader(self, dataset: str) -> HDF5Reader:

@@ -1,6 +1,7 @@
 """Where files may be read, and where those that have moved are now."""
 
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from urllib.parse import unquote, urlsplit
 
@@ -24,7 +25,7 @@ class Roots:
     """
 
     def __init__(self, moved: Mapping[str, str] | None = None, allowed: Sequence[str] | None = None) -> None:
-        pairs = [(_plain(there), _plain(here)) for there, here in (moved or {}).items()]
+        pairs = [(os.path.normpath(_plain(there)), _plain(here)) for there, here in (moved or {}).items()]
         self._moved = sorted(pairs, key=lambda pair: -len(pair[0]))
         self._allowed = None if allowed is None else [os.path.realpath(folder) for folder in allowed]
 
@@ -34,18 +35,21 @@ class Roots:
         return self._allowed is not None
 
     def path(self, uri: str) -> str:
-        """Return where the file is that a URI or a path names.
+        """Return where the file is that a URI or a path names; one of a folder ends in `/` still.
 
         Raises
         ------
         PipelineValueError
             If it is no file of this or any machine.
         PipelineOSError
-            If it is outside the allowed folders.
+            If it is outside the allowed folders, or neither a file nor a folder.
         """
         if "://" not in uri and not uri.startswith("file:"):
             return self.checked(self._here(uri))
-        parts = urlsplit(uri)
+        try:
+            parts = urlsplit(uri)
+        except ValueError as error:
+            raise PipelineValueError(f"{uri}: wanted a file, file://localhost/...; {error}.") from None
         if parts.scheme != "file":
             raise PipelineValueError(f"{uri}: wanted a file, file://localhost/...; there is {parts.scheme}.")
         return self.checked(self._here(unquote(parts.path)))
@@ -54,7 +58,7 @@ class Roots:
         path = _plain(path)
         for there, here in self._moved:
             if path == there or path.startswith(f"{there.rstrip('/')}/"):
-                return os.path.normpath(f"{here}/{path[len(there) :]}")
+                return _plain(f"{here}/{path[len(there) :]}")
         return path
 
     def checked(self, path: str) -> str:
@@ -62,11 +66,20 @@ class Roots:
 
         Raises
         ------
+        PipelineValueError
+            If no file can have that name.
         PipelineOSError
-            If it is outside the allowed folders.
+            If it is outside the allowed folders, or neither a file nor a folder: to open a pipe would wait for ever.
         """
+        _check_name(path)
+        self._check_place(path)
+        if _is_special(path):
+            raise PipelineOSError(f"{path}: wanted a file, there is a pipe, a socket or a device.")
+        return path
+
+    def _check_place(self, path: str) -> None:
         if self._allowed is None:
-            return path
+            return
         real = os.path.realpath(path)
         if not any(os.path.commonpath((real, folder)) == folder for folder in self._allowed):
             told = (
@@ -75,10 +88,29 @@ class Roots:
                 else "in a folder that `roots` names; it names none"
             )
             raise PipelineOSError(f"{path}: wanted a file {told}.")
-        return path
 
 
 def _plain(path: str) -> str:
-    """Return a path without `..`, `.` and doubled slashes."""
+    """Return a path without `..`, `.` and doubled slashes; that of a folder may end in one."""
+    _check_name(path)
     plain = os.path.normpath(path)
-    return plain[1:] if plain.startswith("//") else plain
+    plain = plain[1:] if plain.startswith("//") else plain
+    return f"{plain}/" if path.endswith("/") and plain != "/" else plain
+
+
+def _check_name(path: str) -> None:
+    try:
+        is_possible = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        is_possible = False
+    if not is_possible:
+        raise PipelineValueError(f"{path!r}: wanted the name of a file; none can have this one.")
+
+
+def _is_special(path: str) -> bool:
+    """Tell whether there is something by this name, but neither a file nor a folder."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))

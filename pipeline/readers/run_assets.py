@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy
 from event_model import EventModelError, Filler, unpack_datum_page
 
-from pipeline.data_keys import size_of
 from pipeline.documents import Document
 from pipeline.errors import AssetError, PipelineError, PipelineKeyError, RejectedValue, near
 from pipeline.readers.datum_asset import DatumAsset
@@ -68,6 +67,7 @@ class RunAssets:
         self._read: OrderedDict[str, None] = OrderedDict()  # datum_ids that were asked for
         self._assets: dict[str, StreamAsset | DatumAsset] = {}
         self._filler = Filler(settings.handlers, inplace=False, retry_intervals=[])
+        self._are_wanted = False
 
     def __call__(self, name: str, doc: Document) -> None:
         """Take in a document; those that tell of no asset are left alone."""
@@ -89,6 +89,12 @@ class RunAssets:
 
     def _datum(self, doc: Document) -> None:
         self._datums[doc["datum_id"]] = doc["resource"], dict(doc.get("datum_kwargs") or {})
+        if not self._are_wanted and len(self._datums) > REMEMBERED:
+            self._datums.popitem(last=False)
+
+    def want(self) -> None:
+        """Know that somebody reads: until then, what was told first is forgotten when there is much of it."""
+        self._are_wanted = True
 
     def _stream_datum(self, doc: Document) -> None:
         resource = self._resources.get(doc["stream_resource"])
@@ -125,6 +131,7 @@ class RunAssets:
             return None
         resource, arguments = self._datums[datum_id]
         self._read[datum_id] = None
+        self._read.move_to_end(datum_id)
         while len(self._read) > REMEMBERED:
             self._datums.pop(self._read.popitem(last=False)[0], None)
         return Frame(field, resource, None, arguments)
@@ -177,7 +184,7 @@ class RunAssets:
             reader = _known("reader", "assets of", resource.get("mimetype", ""), self._settings.readers)
             return reader(self._settings.roots.path(resource["uri"]), shape, parameters, self._settings.roots)
 
-        return StreamAsset(name, open_reader, size_of(key), self._settings.in_flight - 1, self._settings.executor)
+        return StreamAsset(name, open_reader, self._settings.in_flight, self._settings.executor)
 
     def _datum_asset(self, frame: Frame) -> DatumAsset:
         asset = self._assets.get(frame.resource)

@@ -15,7 +15,7 @@ from pipeline.readers.reader import Reader
 
 Array = numpy.ndarray
 
-BLOCK_BYTES = 4 * 2**20  # of small rows that are read together
+BLOCK_BYTES, BLOCK_ROWS = 4 * 2**20, 4096  # of small rows that are read together
 
 
 class Block(NamedTuple):
@@ -39,21 +39,18 @@ class StreamAsset:
         What errors call it.
     open_reader
         Makes its reader.
-    row_bytes
-        How large one row is, as told; small ones are read together.
     n_kept
-        How many blocks are kept.
+        How many blocks there are at a time, that which is read included.
     executor
         Reads ahead.
     """
 
-    def __init__(
-        self, name: str, open_reader: Callable[[], Reader], row_bytes: int, n_kept: int, executor: Executor
-    ) -> None:
+    def __init__(self, name: str, open_reader: Callable[[], Reader], n_kept: int, executor: Executor) -> None:
         self.name = name
         self._open_reader, self._executor = open_reader, executor
-        self._n_together = max(1, BLOCK_BYTES // max(1, row_bytes))
-        self._blocks: deque[Block] = deque(maxlen=n_kept)
+        self._n_together = 1  # rows; small ones are read together, once it is known that they are
+        self._blocks: deque[Block] = deque()
+        self._n_kept = n_kept
         self._reader: Reader | None = None
         self._lock = threading.Lock()
         self._n_announced = 0
@@ -72,7 +69,10 @@ class StreamAsset:
         AssetError
             If it cannot be read.
         """
-        found, fault = awaited(lambda: self._look(index), 0.0 if self._has_failed else timeout)
+        try:
+            found, fault = awaited(lambda: self._look(index), 0.0 if self._has_failed else timeout)
+        except PipelineError as error:
+            raise AssetError(f"{self.name}, row {index}: {error}") from None
         self._has_failed = found is None
         if found is None:
             raise AssetError(f"{self.name}, row {index}: wanted what was announced, there is none: {fault}")
@@ -91,18 +91,27 @@ class StreamAsset:
     def _read(self, index: int) -> Block | None:
         if self._is_closed:
             return None
-        stop = min(index + self._n_together, max(self._n_announced, index + 1))
-        try:
-            self._reader = self._reader or self._open_reader()
-            rows = self._reader.read(index, stop)
-        except BaseException:
-            self._let_go()
-            raise
+        while len(self._blocks) >= self._n_kept:
+            self._blocks.popleft()
+        rows = self._rows(index, max(index + 1, min(index + self._n_together, self._n_announced)))
         if not len(rows):
             return None
+        rows = rows.astype(rows.dtype.newbyteorder("="), copy=False)
         rows.setflags(write=False)
+        self._n_together = min(BLOCK_ROWS, max(1, BLOCK_BYTES // max(1, rows[0].nbytes)))
         self._blocks.append(Block(index, rows))
         return self._blocks[-1]
+
+    def _rows(self, start: int, stop: int) -> Array:
+        """Return rows: the first alone, if one of those after it cannot be read."""
+        try:
+            self._reader = self._reader or self._open_reader()
+            return self._reader.read(start, stop)
+        except BaseException as error:
+            self._let_go()
+            if stop - start == 1 or not isinstance(error, Exception):
+                raise
+        return self._rows(start, start + 1)
 
     def _read_ahead(self, index: int) -> None:
         with suppress(PipelineError, OSError, KeyError, ValueError, RuntimeError):  # who wants it meets it again

@@ -31,7 +31,7 @@ class ZarrReader:
     """
 
     def __init__(self, path: str, shape: RowShape, parameters: Mapping[str, Any], roots: Roots) -> None:
-        self._path, self._shape = path, shape
+        self._path, self._shape, self._roots = path, shape, roots
         self._name = str(parameters.get("dataset") or parameters.get("path") or "").strip("/")
         if ".." in self._name.split("/"):
             raise PipelineOSError(f"{path}: wanted an array within the folder, there is {self._name!r}")
@@ -40,11 +40,19 @@ class ZarrReader:
     def _open(self) -> Any:
         try:
             import zarr
+            import zarr.errors
         except ImportError:
             raise PipelineImportError(
                 "zarr arrays are read by zarr, which is not installed: pip install bluesky-pipeline[frames]."
             ) from None
-        array = zarr.open_array(self._path, path=self._name, mode="r")
+        try:
+            array = zarr.open_array(_store(self._path, self._roots), path=self._name, mode="r")
+        except zarr.errors.NodeTypeValidationError:
+            raise PipelineOSError(f"{self._path}: wanted an array at {self._name!r}, there is a group") from None
+        if not array.shape or array.dtype.kind not in "biufc":
+            raise PipelineOSError(
+                f"{self._path}: wanted an array of numbers, there is {array.dtype} of shape {list(array.shape)}"
+            )
         self._per_event = self._shape.per_event(array.shape)
         return array
 
@@ -61,3 +69,15 @@ class ZarrReader:
 
     def close(self) -> None:
         """Nothing is open between two reads."""
+
+
+def _store(path: str, roots: Roots) -> Any:
+    """Return what reads a folder, and follows no link in it to where none may be read."""
+    from zarr.storage import LocalStore
+
+    class Store(LocalStore):
+        async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
+            roots.checked(str(self.root / key))
+            return await super().get(key, *args, **kwargs)
+
+    return Store(path, read_only=True)

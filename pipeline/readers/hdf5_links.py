@@ -1,0 +1,91 @@
+"""From the name of an array in an HDF5 file to the array, link by link."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+
+from pipeline.errors import PipelineOSError
+from pipeline.readers.hdf5_files import HDF5Files
+
+MAX_LINKS = 16  # from one to the next
+MAX_CACHE = 256 * 2**20  # bytes of one chunk that is kept, so that its rows are decompressed once
+SHOWN = 20  # names that an error tells of
+
+
+def find_dataset(
+    files: HDF5Files, path: str, name: str, allowed: Callable[[str], str], n_links: int = 0
+) -> tuple[Any, str]:
+    """Return an open dataset, and the file that it is in.
+
+    HDF5 would follow links to other files by itself, whether or not they may be read.
+
+    Parameters
+    ----------
+    files
+        Opens files.
+    path, name
+        Of the file, and of the dataset in it.
+    allowed
+        Returns where a file is that a link leads to, or refuses it.
+    n_links
+        How many links led here.
+
+    Raises
+    ------
+    OSError, KeyError
+        If there is none yet.
+    PipelineOSError
+        If it is no array of numbers, or links lead nowhere.
+    """
+    import h5py
+
+    if n_links > MAX_LINKS:
+        raise PipelineOSError(f"{path}: more than {MAX_LINKS} links lead from one to the next")
+    place = files.open(path)
+    names = [part for part in name.split("/") if part not in ("", ".")]
+    for i, part in enumerate(names):
+        link, rest = _link(place, part, path), "/".join(names[i + 1 :])
+        if isinstance(link, h5py.ExternalLink):
+            there = allowed(os.path.join(os.path.dirname(path), link.filename))
+            return find_dataset(files, there, f"{link.path}/{rest}", allowed, n_links + 1)
+        if isinstance(link, h5py.SoftLink):
+            head = link.path if link.path.startswith("/") else f"{place.name}/{link.path}"
+            return find_dataset(files, path, f"{head}/{rest}", allowed, n_links + 1)
+        place = place[part]
+    return _opened(place, path), path
+
+
+def _link(place: Any, part: str, path: str) -> Any:
+    import h5py
+
+    if not isinstance(place, h5py.Group):
+        raise PipelineOSError(f"{path}: wanted a group at {place.name!r}, there is an array")
+    try:
+        return place.get(part, getlink=True)
+    except KeyError:
+        there = [*place][:SHOWN]
+        raise KeyError(f"{path}: wanted {part!r} in {place.name!r}, there are {there}") from None
+
+
+def _opened(found: Any, path: str) -> Any:
+    """Return a dataset as it is read here: virtual parts as far as they go, raw files beside its own."""
+    import h5py
+
+    if not isinstance(found, h5py.Dataset):
+        raise PipelineOSError(f"{path}: wanted an array at {found.name!r}, there is a {type(found).__name__.lower()}")
+    if found.ndim == 0 or found.dtype.kind not in "biufc":
+        raise PipelineOSError(
+            f"{path}: wanted an array of numbers at {found.name!r}, there is {found.dtype} of shape {found.shape}"
+        )
+    access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
+    access.set_virtual_view(h5py.h5d.VDS_FIRST_MISSING)
+    if found.external:
+        access.set_efile_prefix(os.fsencode(os.path.dirname(path)))
+    chunk = numpy.prod(found.chunks or (0,), dtype=float) * found.dtype.itemsize
+    if found.chunks and found.chunks[0] > 1 and chunk <= MAX_CACHE:
+        access.set_chunk_cache(521, max(int(chunk), 2**20), 1.0)
+    file, name = found.file.id, str(found.name).encode()
+    found.id.close()  # HDF5 refuses to open it in two ways at a time
+    return h5py.Dataset(h5py.h5d.open(file, name, access))
