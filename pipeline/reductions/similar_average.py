@@ -55,8 +55,8 @@ class SimilarAverage(Reduction):
     `{name}_err`: float64, its standard error: from the errors, or without them from the scatter (NaN of one curve).
     `{name}_n`, `{name}_n_rejected`: int64, how many curves were taken, and left out.
     `{name}_is_similar`: whether the last curve was taken.
-    `{name}_p`: float64, how probable a difference like that of the last curve is, of curves that are alike; of the first
-    one 1.
+    `{name}_p`: float64, how probable a difference like that of the last curve is, of curves that are alike; 1 of the
+    first.
     `{name}_chi2`: float64, the chi-square of the last curve for each degree of freedom; only with that test.
     `{name}_scale`: float64, the factor of the last curve; only with `scale`.
 
