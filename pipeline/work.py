@@ -83,7 +83,7 @@ class Work:
         self._add: Callable[[Document, Sequence[Reduction], int], None] | None = None
         self._arrays: dict[str, Any] = {}  # fields of arrays in the events -> their dtypes
         self._carried: list[str] = []  # fields that were scanned
-        self._derived: set[str] = set()  # what per-event reductions gave, for those after them
+        self._derived: dict[str, int] = {}  # what per-event reductions gave, for those after them -> which gave it
         self._history = History(_State([], raw["time"]))
         self._events: Output | None = None  # one event for each raw event
         self._running: Output | None = None
@@ -178,7 +178,7 @@ class Work:
 
     def _begin(self, data_keys: dict[str, Document], configured: Mapping[str, Any]) -> None:
         """Start with fresh reductions, that read these fields."""
-        self._derived = set()
+        self._derived = {}
         self._describe(data_keys)
         for i, reduction in enumerate(self._prototypes):
             is_first = not any(before.kind == "event" for before in self._prototypes[:i])
@@ -291,7 +291,7 @@ class Work:
         """Let each reduction take in the event, and what those before it gave; return whether each has a result."""
         state.n_events += 1
         is_whole = True
-        for reduction in state.reductions:
+        for i, reduction in enumerate(state.reductions):
             try:
                 reduction.update(data)
             except RejectedValue:
@@ -307,18 +307,19 @@ class Work:
             if is_rejected and not isinstance(reduction, EventReduction):
                 is_whole = False  # what it says is of the event before
             elif len(state.reductions) > 1:
-                data = self._fed(data, reduction)
+                data = self._fed(data, reduction, i)
         return is_whole
 
-    def _fed(self, data: Mapping[str, Any], reduction: Reduction) -> Mapping[str, Any]:
-        """Return the data with the results of this reduction, for those after it."""
+    def _fed(self, data: Mapping[str, Any], reduction: Reduction, place: int) -> Mapping[str, Any]:
+        """Return the data with the results of the reduction at this place, for those after it."""
         result = reduction.feed() or {}
-        if not result.keys() <= self._derived:
-            if taken := sorted(result.keys() & (self._data_keys.keys() | self._derived)):
+        if not result.keys() <= self._derived.keys():  # its first result, or the first with all keys
+            others = {key for key, of in self._derived.items() if of != place} | self._data_keys.keys()
+            if taken := sorted(result.keys() & others):
                 raise PipelineValueError(
                     f"{reduction.name} gives {taken[0]!r}, which is there already; name it otherwise."
                 )
-            self._derived |= result.keys()
+            self._derived |= dict.fromkeys(result, place)
         if isinstance(data, EventData):
             data.add(result)
             return data
@@ -456,7 +457,7 @@ class Work:
                 "streams_seen": list(self._streams_seen),
                 "descriptors": sorted(self._descriptors),
                 "data_keys": pack(self._data_keys, "data_keys", ""),
-                "derived": sorted(self._derived),
+                "derived": dict(self._derived),
                 "later": pack(self._later, "data_keys", ""),
                 "configured": pack(self._configured, "configuration", ""),
                 "frames": self._frames.state(),
@@ -489,7 +490,7 @@ class Work:
         self._frames.restore(state["frames"])
         if state["data_keys"]:
             self._describe(unpack(state["data_keys"], ""))
-        self._derived = set(state["derived"])
+        self._derived = dict(state["derived"])
         self._history = History.unpacked(state["history"], self._unpack_state)
         self.intake.restore(state["intake"])
         for name, output in self._outputs():
