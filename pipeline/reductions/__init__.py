@@ -1,5 +1,6 @@
 """Incremental numbers of one stream."""
 
+from pipeline.reductions.azimuthal_integration import AzimuthalIntegration as AzimuthalIntegration
 from pipeline.reductions.background import Background as Background
 from pipeline.reductions.bin import Bin as Bin
 from pipeline.reductions.center_of_mass_2d import CenterOfMass2D as CenterOfMass2D

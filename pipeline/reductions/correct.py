@@ -8,7 +8,7 @@ import numpy
 from pipeline.errors import PipelineValueError, RejectedValue, near
 from pipeline.reductions.corrected import Buffer, Corrected, Correction, correction_of
 from pipeline.reductions.event_reduction import EventReduction
-from pipeline.reductions.files import read_array
+from pipeline.reductions.pixel_mask import read_mask
 from pipeline.reductions.reduction import Data, Result, units_of
 from pipeline.reductions.reference import Reference
 from pipeline.reductions.values import NAN, as_numbers
@@ -96,7 +96,7 @@ class Correct(EventReduction):
         self._mask = None
         digests = {each.role: each.sha256 for each in self.references if each.file is not None}
         if mask is not None:
-            self._mask, digests["mask"] = _mask_of(mask, known.get("mask"))
+            self._mask, digests["mask"] = read_mask(mask, known.get("mask"))
         if digests:
             self._pin(sha256=digests)
         self._forget()
@@ -167,11 +167,3 @@ def _check(dark: Any, flat: Any, mask: Any, pedestal: float, mode: str) -> None:
         raise PipelineValueError(f"mode is {mode!r}; wanted a flat for that.")
     if dark is None and flat is None and mask is None and not pedestal:
         raise PipelineValueError("Correct has nothing to correct with; wanted a dark, a flat, a mask or a pedestal.")
-
-
-def _mask_of(path: str, sha256: str | None) -> tuple[Array, str]:
-    """Return what is left out, and the SHA-256 of the file that says so."""
-    mask, digest = read_array(path, sha256)
-    if mask.dtype.kind not in "biu" or not mask.ndim:
-        raise PipelineValueError(f"{path!r} has {mask.dtype} of shape {list(mask.shape)}; wanted a mask: 0, or not.")
-    return mask != 0, digest
