@@ -1,6 +1,7 @@
 """The assets of one raw run."""
 
 import os
+import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -172,7 +173,7 @@ class RunAssets:
             key = self._keys[descriptor][frame.field]
             asset = self._assets[frame.resource] = self._streamed(self._resources[frame.resource], key)
         assert isinstance(asset, StreamAsset)
-        asset.announce(n_rows)
+        asset.announce(n_rows if self._timeout else sys.maxsize)  # what is stored is all there
         return asset
 
     def _streamed(self, resource: Document, key: Document) -> StreamAsset:
