@@ -304,8 +304,8 @@ class Work:
             state.n_skipped += is_rejected
             if reduction.kind != "event":
                 continue
-            if is_rejected and not isinstance(reduction, EventReduction):
-                is_whole = False  # what it says is of the event before
+            if is_rejected and (not isinstance(reduction, EventReduction) or reduction.result() is None):
+                is_whole = False  # what it says is of the event before, or it has said nothing yet
             elif len(state.reductions) > 1:
                 data = self._fed(data, reduction, i)
         return is_whole

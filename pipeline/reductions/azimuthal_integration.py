@@ -62,6 +62,10 @@ class AzimuthalIntegration(EventReduction):
         If there is to be a cake: how many bins there are around the beam.
     frames
         What becomes of a series: the `"mean"` or the `"sum"` of its frames is taken, or `"each"` has its curve.
+    radial_range
+        Where the axis begins and ends, in its unit: by default with the pixels.
+    azimuth_range
+        Which part of the rings counts, in degrees from -180 to 180: from the first to the second, around the beam.
     valid_range
         The least and the largest value that counts, of the frame as it was read. By default that is what pyFAI knows of
         the detector: of a Pilatus or an Eiger -1 and -2 do not.
@@ -77,7 +81,8 @@ class AzimuthalIntegration(EventReduction):
     `{field}_I_sum`: float64, what the pixels hold that count, in all, over the monitor.
     `{field}_n_frames`: int64, how many there were; only of a series.
     `norm_ok`: whether the monitor was good; only with one.
-    Axes: `{field}_q`, `{field}_2theta` or `{field}_r`, and `{field}_chi` of a cake: float64, centres of bins.
+    Axes: `{field}_q`, `{field}_2theta` or `{field}_r`, and `{field}_chi` of a cake: float64, centres of bins. The
+    reductions after this one in a node may read them, too.
 
     Memory: 10 bytes for each share of a pixel, of which it has one where it is no wider than a bin (npt up to the
     number of pixels from the beam to the corner), else one for each bin it is in; and 4 to 12 bytes a pixel.
@@ -109,6 +114,8 @@ class AzimuthalIntegration(EventReduction):
         norm: str | None = None,
         npt_azim: int | None = None,
         frames: Literal["mean", "sum", "each"] = "mean",
+        radial_range: Sequence[float] | None = None,
+        azimuth_range: Sequence[float] | None = None,
         valid_range: Sequence[float] | None = None,
         sha256: Mapping[str, str] | None = None,
     ) -> None:
@@ -119,7 +126,7 @@ class AzimuthalIntegration(EventReduction):
         _check("error_model", error_model, (None, "poisson"))
         self._has_error = error_model is not None
         self._bins = _bins(npt, npt_azim)
-        self._bounds = _bounds(valid_range)
+        self._bounds = _pair("valid_range", valid_range)
         known = sha256 or {}
         self._geometry = Geometry(poni, known.get("poni"))
         excluded, digest = (None, None) if mask is None else read_mask(mask, known.get("mask"))
@@ -128,6 +135,8 @@ class AzimuthalIntegration(EventReduction):
             self._pin(sha256={name: each for name, each in digests.items() if each is not None})
         options = {"bins": self._bins, "unit": unit, "split": split}
         options |= {"polarization_factor": polarization_factor, "solid_angle": solid_angle}
+        options |= {"radial_range": _pair("radial_range", radial_range)}
+        options |= {"azimuth_range": _pair("azimuth_range", azimuth_range)}
         self._instrument = Instrument(self._geometry, excluded, options)
         self.fields = tuple(name for name in (field, norm, *self._geometry.fields) if name is not None)
         self._shape: tuple[int, int] | None = None  # of the first frame
@@ -214,6 +223,11 @@ class AzimuthalIntegration(EventReduction):
         found[~numpy.isfinite(found)] = NAN
         return found if len(self._bins) == 1 else numpy.ascontiguousarray(found.reshape(self._bins).T)
 
+    def feed(self) -> Result | None:
+        """Return the result with the axes, for the reductions after this one."""
+        result = self.result()
+        return result if result is None else {**result, **self.axes()}
+
     def axes(self) -> Result:
         """Return the centres of the bins, once the first frame has told the shape."""
         if self._shape is None:
@@ -256,14 +270,10 @@ def _bins(npt: Any, npt_azim: Any) -> tuple[int, ...]:
     return bins
 
 
-def _bounds(valid_range: Any) -> Bounds | None:
-    if valid_range is None:
+def _pair(what: str, given: Any) -> tuple[float, float] | None:
+    if given is None:
         return None
-    is_pair = isinstance(valid_range, list | tuple) and len(valid_range) == 2
-    if (
-        not is_pair
-        or not all(type(each) in (int, float) for each in valid_range)
-        or not valid_range[0] <= valid_range[1]
-    ):
-        raise PipelineValueError(f"valid_range is {valid_range!r}; wanted the least and the largest value that counts.")
-    return float(valid_range[0]), float(valid_range[1])
+    are_two = isinstance(given, list | tuple) and len(given) == 2 and all(type(each) in (int, float) for each in given)
+    if not are_two or (what != "azimuth_range" and not given[0] <= given[1]):
+        raise PipelineValueError(f"{what} is {given!r}; wanted where it begins and where it ends.")
+    return float(given[0]), float(given[1])
