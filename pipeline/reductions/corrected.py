@@ -41,17 +41,21 @@ class Correction:
         known = numpy.isfinite(self.offset)
         return known if self.gain is None else known & numpy.isfinite(self.gain)
 
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Refuse what is no frame of this shape, nor a series of them."""
+        n_axes = len(shape) - self.offset.ndim
+        if n_axes not in (0, 1) or shape[n_axes:] != self.offset.shape:
+            raise RejectedValue(
+                f"wanted a frame of shape {list(self.offset.shape)}, or a series; there is {list(shape)}."
+            )
+
     def apply(self, raw: Array, out: Array) -> None:
         """Put (raw - offset) * gain into a float32 array, in float32 throughout; NaN where that is not finite.
 
         It is rounded as float32 three times: of raw, offset and gain each by 6e-8 of itself.
-
-        Raises
-        ------
-        RejectedValue
-            If it is no frame of this shape, nor a series.
         """
-        for frame, image in _frames(raw, out, self.offset.shape):
+        shape = self.offset.shape
+        for frame, image in zip(raw.reshape(-1, *shape), out.reshape(-1, *shape), strict=True):
             _apply(readable(frame).ravel(), self.offset.ravel(), self.gain, image.ravel())
         if self.clip:
             numpy.maximum(out, 0, out=out)
@@ -103,13 +107,6 @@ def _narrow(values: Array) -> Array:
     narrow = numpy.where(abs(values) < numpy.finfo(numpy.float32).max, values, numpy.nan).astype(numpy.float32)
     narrow.setflags(write=False)
     return narrow
-
-
-def _frames(raw: Array, out: Array, shape: tuple[int, ...]) -> Any:
-    n = raw.ndim - len(shape)
-    if raw.shape[n:] != shape:
-        raise RejectedValue(f"wanted a frame of shape {list(shape)}, or a series; there is {list(raw.shape)}.")
-    return zip(raw.reshape(-1, *shape), out.reshape(-1, *shape), strict=True)
 
 
 # kernels and their twins: the same float32 operations in the same order, so the same bits --------------------
@@ -177,6 +174,11 @@ class Corrected:
     correction
         What corrects it.
 
+    Raises
+    ------
+    RejectedValue
+        If that is for frames of another shape.
+
     >>> frame = Corrected(numpy.array([5, 7], "u2"), Correction(numpy.array([7, 5], "f4")))
     >>> frame.shape, numpy.asarray(frame), numpy.asarray(frame, float)
     ((2,), array([-2.,  2.], dtype=float32), array([-2.,  2.]))
@@ -185,6 +187,7 @@ class Corrected:
     dtype = numpy.dtype(numpy.float32)
 
     def __init__(self, raw: Array, correction: Correction, buffer: Buffer | None = None) -> None:
+        correction.check(raw.shape)
         self.raw, self.correction = raw, correction
         self._buffer = buffer or Buffer()
         self._image: Array | None = None

@@ -26,7 +26,7 @@ class Instrument:
     mask
         True for the pixels that are left out, besides those that pyFAI knows of the detector.
     options
-        What `split_pixels` is told besides: `bins`, `unit`, `split`, `polarization_factor`, `solid_angle`.
+        What `split_pixels` is told besides.
     """
 
     def __init__(self, geometry: Geometry, mask: Array | None, options: Mapping[str, Any]) -> None:

@@ -60,6 +60,8 @@ def split_pixels(
     mask: Array | None = None,
     polarization_factor: float | None = None,
     solid_angle: bool = True,
+    radial_range: tuple[float, float] | None = None,
+    azimuth_range: tuple[float, float] | None = None,
 ) -> Splitting:
     """Return the shares of the pixels of frames of this shape; see `AzimuthalIntegration` for what is asked for.
 
@@ -82,6 +84,9 @@ def split_pixels(
             unit=unit if is_radial else (unit, "chi_deg"),
             split=split,
             algo="CSR",
+            pos0_range=None if radial_range is None else tuple(each / _scale(unit) for each in radial_range),
+            pos1_range=None if azimuth_range is None else integrator.normalize_azimuth_range(azimuth_range),
+            scale=False,
         )
         light = _light(integrator, shape, polarization_factor, solid_angle)
     except (ValueError, RuntimeError) as error:
@@ -101,12 +106,16 @@ def _light(integrator: Any, shape: tuple[int, int], polarization_factor: float |
     return light.ravel()
 
 
-def _axes(engine: Any, unit: str, is_radial: bool) -> tuple[Array, ...]:
+def _scale(unit: str) -> float:
+    """Return what pyFAI multiplies its own unit by."""
     from pyFAI.units import to_unit
 
     known: Any = to_unit(unit)
-    scale = known.scale
+    return float(known.scale)
+
+
+def _axes(engine: Any, unit: str, is_radial: bool) -> tuple[Array, ...]:
     if is_radial:
-        return (numpy.asarray(engine.bin_centers, float) * scale,)
+        return (numpy.asarray(engine.bin_centers, float) * _scale(unit),)
     degrees = numpy.degrees(numpy.asarray(engine.bin_centers1, float))
-    return numpy.asarray(engine.bin_centers0, float) * scale, degrees
+    return numpy.asarray(engine.bin_centers0, float) * _scale(unit), degrees
