@@ -85,7 +85,7 @@ class Assets:
 
     def of_run(self, *, is_stored: bool = False) -> RunAssets:
         """Return the assets of one raw run, which is given its documents; those of a stored run are not waited for."""
-        return RunAssets(self, timeout=0.0 if is_stored else self.timeout)
+        return RunAssets(self, is_stored=is_stored)
 
     def documents(self, run: str) -> Iterable[tuple[str, Document]]:
         """Return the documents of another run.

@@ -31,6 +31,7 @@ class Settings(Protocol):
     """How assets are read: what `Assets` has."""
 
     roots: "Roots"
+    timeout: float
     missing: str
     in_flight: int
     handlers: "dict[str, Handler]"
@@ -53,12 +54,13 @@ class RunAssets:
     ----------
     settings
         How they are read.
-    timeout
-        How many seconds a frame is waited for that is announced and not there.
+    is_stored
+        Whether the run is over: then its frames are all there, none is waited for, and the next are read ahead.
     """
 
-    def __init__(self, settings: Settings, timeout: float) -> None:
-        self._settings, self._timeout = settings, timeout
+    def __init__(self, settings: Settings, *, is_stored: bool = False) -> None:
+        self._settings, self._is_stored = settings, is_stored
+        self._timeout = 0.0 if is_stored else settings.timeout
         self._keys: dict[str, dict[str, Document]] = {}  # uid of a descriptor -> its data keys
         self._resources: dict[str, Document] = {}  # classic and streamed
         self._offsets: dict[str, int] = {}  # uid of a stream_resource -> the index of its first row
@@ -173,7 +175,7 @@ class RunAssets:
             key = self._keys[descriptor][frame.field]
             asset = self._assets[frame.resource] = self._streamed(self._resources[frame.resource], key)
         assert isinstance(asset, StreamAsset)
-        asset.announce(n_rows if self._timeout else sys.maxsize)  # what is stored is all there
+        asset.announce(sys.maxsize if self._is_stored else n_rows)
         return asset
 
     def _streamed(self, resource: Document, key: Document) -> StreamAsset:
@@ -232,7 +234,7 @@ class RunAssets:
 
     def of_another(self) -> "RunAssets":
         """Return the assets of another run, one that is stored."""
-        return RunAssets(self._settings, timeout=0.0)
+        return RunAssets(self._settings, is_stored=True)
 
     def documents(self, run: str) -> Iterable[tuple[str, Document]]:
         """Return the documents of another run."""
