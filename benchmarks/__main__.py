@@ -11,6 +11,8 @@ from benchmarks.events import events, pages
 from benchmarks.finding import finding
 from benchmarks.fits import fits
 from benchmarks.flows import flows
+from benchmarks.frame_correlation import frame_correlation
+from benchmarks.frames import frames
 from benchmarks.imports import imports
 from benchmarks.journal import journal
 from benchmarks.memory import memory
@@ -21,7 +23,8 @@ from benchmarks.service import attached, latency, restart, service_memory, throu
 
 ALL = (
     *(imports, events, pages, scans, catalogs, finding, memory, cells, event_reductions, fits, flows, peers),
-    *(journal, projector, attached, latency, throughput, restart, service_memory),
+    *(frames, journal, projector, attached, latency, throughput, restart, service_memory),
+    frame_correlation,
 )
 
 

@@ -2,13 +2,11 @@
 
 import numpy
 
-from pipeline.reductions.correlator_kernels import gather, products
+from pipeline.reductions.correlator_kernels import gather, products, sums
 from pipeline.reductions.labelled_pixels import LANES, LabelledPixels
 from pipeline.reductions.pair_sums import PairSums
 
 Array = numpy.ndarray
-
-_EXACT = 2**23  # up to it, and one more, float32 tells integers apart
 
 
 class Correlator:
@@ -18,8 +16,8 @@ class Correlator:
     the upper half of those lags, which are twice as long. A frame that is bad keeps its place in time: the pairs that
     it would be in are left out, and so are the sums that it would be part of.
 
-    Only the pixels are kept: in float32 as long as all are integers that it holds exactly, else in float64; all sums
-    are in float64. So integers are summed without rounding up to 2**53.
+    Only the pixels are kept, in integers as narrow as hold them and the sums of frames exactly, else in float64; what
+    is summed over pixels and pairs is in float64. So integers are summed without rounding up to 2**53.
 
     >>> correlator, pixels = Correlator(2, 4), LabelledPixels.of_labels(numpy.array([[1, 1]]))
     >>> for frame in ([[1, 2]], [[3, 4]], [[5, 6]]): correlator.add(numpy.array(frame), pixels)
@@ -36,7 +34,7 @@ class Correlator:
         self._n_levels, self._n_buffers = n_levels, n_buffers
         self._levels: list[Level] = []  # as far as frames have come
         self._n_before = 0  # bad ones, before the pixels were known
-        self._is_narrow = True
+        self._bits = 0  # of the largest magnitude so far; 64 once there were floats
 
     @property
     def lags(self) -> Array:
@@ -49,14 +47,29 @@ class Correlator:
         """Take in a frame; return whether all of its pixels are finite, without which it is bad."""
         level = self._begun(pixels)
         if frame.dtype.kind == "f":
-            self._widen()
-        gather(frame, pixels, level.next, level.next_totals)
-        if self._is_narrow and not self._fits(frame.dtype, level.next):
-            self._widen()
-            gather(frame, pixels, level.next, level.next_totals)
+            self._make_room(64)
+        bits = gather(frame, pixels.places, level.next)
+        if self._make_room(bits):
+            gather(frame, pixels.places, level.next)
+        level.next[pixels.filling] = 0
+        level.next_totals[:] = sums(level.next.reshape(-1, LANES), pixels.starts)
         is_good = bool(numpy.isfinite(level.next_totals).all())
         self._push(is_good, pixels)
         return is_good
+
+    def _make_room(self, bits: int) -> bool:
+        """Let the levels keep what has so many bits, and sums of it; return whether the first one did not."""
+        if bits <= self._bits:
+            return False
+        before, self._bits = self._dtype(0), bits
+        for k, level in enumerate(self._levels):
+            level.ring = level.ring.astype(self._dtype(k), copy=False)
+        return before != self._dtype(0)
+
+    def _dtype(self, k: int) -> str:
+        """Return the narrowest dtype that holds all at a level exactly, if there is one."""
+        bits = self._bits + k
+        return "i2" if bits <= 15 else "i4" if bits <= 31 else "f8"
 
     def skip(self, pixels: LabelledPixels | None) -> None:
         """Take in a bad frame; the pixels may not be known yet."""
@@ -65,18 +78,6 @@ class Correlator:
         else:
             self._begun(pixels)
             self._push(False, pixels)
-
-    def _fits(self, dtype: numpy.dtype, pixels: Array) -> bool:
-        """Tell whether float32 holds these integers and their sums, at all levels."""
-        limit = _EXACT >> (self._n_levels - 1)
-        always = dtype.itemsize < 4 and 2 ** (8 * dtype.itemsize) <= limit
-        return always or not pixels.size or float(abs(pixels).max()) <= limit
-
-    def _widen(self) -> None:
-        if self._is_narrow:
-            self._is_narrow = False
-            for level in self._levels:
-                level.ring = level.ring.astype(float)
 
     def _begun(self, pixels: LabelledPixels) -> "Level":
         if not self._levels:
@@ -87,7 +88,7 @@ class Correlator:
 
     def _level(self, k: int, pixels: LabelledPixels) -> "Level":
         first = self._n_buffers // 2 if k else 0
-        return Level(first, self._n_buffers, pixels, "f4" if self._is_narrow else "f8")
+        return Level(first, self._n_buffers, pixels, self._dtype(k))
 
     def _push(self, is_good: bool, pixels: LabelledPixels) -> None:
         """Let the first level take in what is next in it, and those above it what that completes."""
@@ -148,7 +149,7 @@ class Level:
         is_good = below._is_good[old] and below._is_good[new]
         if is_good:
             with numpy.errstate(over="ignore", invalid="ignore"):
-                numpy.add(below.ring[old], below.ring[new], out=self.next)
+                numpy.add(below.ring[old], below.ring[new], out=self.next, dtype=self.ring.dtype)
                 numpy.add(below._totals[old], below._totals[new], out=self.next_totals)
         return is_good
 
@@ -163,8 +164,13 @@ class Level:
             self._correlate(place, numpy.array(known), pixels)
 
     def _correlate(self, place: int, lags: Array, pixels: LabelledPixels) -> None:
-        past, rows = (place - lags) % len(self.ring), lags - self._first
+        past = (place - lags) % len(self.ring)
+        rows = slice(lags[0] - self._first, lags[-1] - self._first + 1) if _are_all(lags) else lags - self._first
         ring = self.ring.reshape(len(self.ring), -1, LANES)
         with numpy.errstate(over="ignore", invalid="ignore"):
             found = products(ring, place, past, pixels.starts)
             self.sums.add(rows, found, self._totals[past], self._totals[place])
+
+
+def _are_all(lags: Array) -> bool:
+    return lags[-1] - lags[0] + 1 == len(lags)

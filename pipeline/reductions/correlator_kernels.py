@@ -5,67 +5,99 @@ the partial sums to each other, from the first to the last.
 """
 
 from itertools import pairwise
+from typing import Any
 
 import numpy
 
 from pipeline.reductions.compiled import WORTH, compiled, readable
-from pipeline.reductions.labelled_pixels import LANES, LabelledPixels
+from pipeline.reductions.labelled_pixels import LANES
 
 Array = numpy.ndarray
 
 
-def gather(frame: Array, pixels: LabelledPixels, out: Array, totals: Array) -> None:
-    """Put the pixels of the regions of a frame into `out`, 0 where it is filled up, and the sum of each into `totals`.
+def gather(frame: Array, places: Array, out: Array) -> int:
+    """Put the values at these places of a frame into `out`, and return how many bits they need, besides a sign.
 
-    >>> pixels = LabelledPixels.of_labels(numpy.array([[1, 0], [1, 0]]))
-    >>> out, totals = numpy.empty(LANES), numpy.empty(1)
-    >>> gather(numpy.array([[1, 5], [7, 9]]), pixels, out, totals)
-    >>> out[:3], totals
-    (array([1., 7., 0.]), array([8.]))
+    Where `out` has fewer, wrong values are there. Floats, and `uint64`, need all 64.
+
+    >>> out = numpy.zeros(2, "i2")
+    >>> gather(numpy.array([[1, -5], [7, 9]]), numpy.array([2, 1]), out), out
+    (3, array([ 7, -5], dtype=int16))
     """
-    kernel = compiled(_gather_loop) if out.size >= WORTH else None
-    if kernel:
-        kernel(readable(frame).reshape(-1), pixels.places, pixels.starts, pixels.counts, out, totals)
-    else:
-        _gather(frame, pixels, out, totals)
+    is_any = frame.dtype.kind == "f" or frame.dtype == numpy.uint64
+    loop, twin = (_gather_any_loop, _gather_any) if is_any else (_gather_loop, _gather)
+    kernel = compiled(loop) if out.size >= WORTH else None
+    with numpy.errstate(over="ignore", invalid="ignore"):
+        bits = (kernel or twin)(readable(frame).reshape(-1), places, out)
+    return 64 if is_any else int(bits).bit_length()
 
 
-def _gather_loop(frame, places, starts, counts, out, totals):
+def _gather_loop(frame, places, out):
+    bits = 0
+    for k in range(places.size):
+        value = frame[places[k]]
+        out[k] = value
+        wide = numpy.int64(value)
+        bits |= wide ^ (wide >> 63)
+    return bits
+
+
+def _gather(frame: Array, places: Array, out: Array) -> Any:
+    values = frame.take(places)
+    out[:] = values
+    return numpy.bitwise_or.reduce(numpy.where(values < 0, ~values, values))
+
+
+def _gather_any_loop(frame, places, out):
     for k in range(places.size):
         out[k] = frame[places[k]]
+    return 0
+
+
+def _gather_any(frame: Array, places: Array, out: Array) -> int:
+    out[:] = frame.take(places)
+    return 0
+
+
+def sums(rows: Array, starts: Array) -> Array:
+    """Return the sum over each region of a frame.
+
+    >>> sums(numpy.ones((3, LANES), "i2"), numpy.array([0, 2, 3]))
+    array([64., 32.])
+    """
+    kernel = compiled(_sums_loop) if rows.size >= WORTH else None
+    if kernel:
+        out = numpy.empty(starts.size - 1)
+        kernel(rows, starts, out)
+        return out
+    with numpy.errstate(over="ignore", invalid="ignore"):
+        return _in_order(numpy.array([rows[start:stop].sum(0, dtype=float) for start, stop in pairwise(starts)]))
+
+
+def _sums_loop(rows, starts, out):
     lanes = numpy.zeros(LANES)
-    for r in range(counts.size):
-        out[starts[r] * LANES + counts[r] : starts[r + 1] * LANES] = 0.0
+    for r in range(starts.size - 1):
         lanes[:] = 0.0
-        for row in range(starts[r], starts[r + 1]):
+        for k in range(starts[r], starts[r + 1]):
             for j in range(LANES):
-                lanes[j] += numpy.float64(out[row * LANES + j])
+                lanes[j] += numpy.float64(rows[k, j])
         total = lanes[0]
         for j in range(1, LANES):
             total += lanes[j]
-        totals[r] = total
-
-
-def _gather(frame: Array, pixels: LabelledPixels, out: Array, totals: Array) -> None:
-    out[:] = frame.take(pixels.places)
-    out[pixels.filling] = 0.0
-    rows = out.reshape(-1, LANES)
-    with numpy.errstate(over="ignore", invalid="ignore"):
-        lanes = [rows[start:stop].sum(0, dtype=float) for start, stop in pairwise(pixels.starts)]
-        totals[:] = _in_order(numpy.array(lanes))
+        out[r] = total
 
 
 def products(ring: Array, new: int, past: Array, starts: Array) -> Array:
     """Return the sum over each region of the newest frame times each of these past ones, [n_past, n_region].
 
-    >>> ring = numpy.ones((2, 3, LANES), "f4")
+    >>> ring = numpy.ones((2, 3, LANES), "i2")
     >>> products(ring, 1, numpy.array([1, 0]), numpy.array([0, 2, 3]))
     array([[64., 32.],
            [64., 32.]])
     """
-    out = numpy.empty((past.size, starts.size - 1))
     kernel = compiled(_products_loop) if ring[0].size >= WORTH else None
     if kernel:
+        out = numpy.empty((past.size, starts.size - 1))
         kernel(ring, new, past, starts, out)
         return out
     return _products(ring, new, past, starts)

@@ -34,8 +34,8 @@ class MultiTau(Reduction):
     rejected too; one that is missing in its event (as many as the event before had). Frames that never became events
     are not known of.
 
-    It keeps the pixels of the regions alone, `levels * buffers` times: in float32 while all values are integers up to
-    2**23 / 2**(levels - 1), in float64 else. Integers are summed exactly up to 2**53; all sums are in one order.
+    It keeps the pixels of the regions alone, `levels * buffers` times, in integers of 16 or 32 bits where these hold
+    what there was so far, in float64 else. Integers are summed exactly up to 2**53; all sums are in one order.
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ class PairSums:
         self.products, self.past, self.future = (numpy.zeros((n_lags, n_regions)) for _ in range(3))
         self.n_pairs: Array = numpy.zeros(n_lags, numpy.int64)
 
-    def add(self, rows: Array | Sequence[int], products: Array, past: Array, future: Array) -> None:
+    def add(self, rows: Array | slice | Sequence[int], products: Array, past: Array, future: Array) -> None:
         """Add one pair to each of these rows."""
         self.products[rows] += products
         self.past[rows] += past
