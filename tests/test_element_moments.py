@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import RejectedValue
+from pipeline.errors import PipelineValueError, RejectedValue
 from pipeline.reductions.compiled import NO_NUMBA
 from pipeline.reductions.deviation_sums import BLOCK, DeviationSums, less
 from pipeline.reductions.element_moments import ElementMoments, IntegerMoments
@@ -311,6 +311,20 @@ def test_what_is_no_such_array_is_rejected(kind, value):
         moments.add(value, *arguments)
 
     assert moments.n_events == 0
+
+
+@pytest.mark.parametrize("kind", [IntegerMoments, ElementMoments, WeightedMoments])
+@pytest.mark.parametrize("shape", [(4,), (1,), (3, 1)])
+def test_moments_of_another_shape_are_not_merged(kind, shape):
+    one, other = kind((3,)), kind(shape)
+    arguments = (1.0,) if kind is WeightedMoments else ()
+    for moments in (one, other):
+        moments.add(numpy.ones(moments.shape, "u2"), *arguments)
+
+    with pytest.raises(PipelineValueError, match=r"of shape \[3\], there are some"):
+        one.merge(other)
+
+    assert one.n_events == 1
 
 
 @pytest.mark.parametrize("kind", [IntegerMoments, ElementMoments, WeightedMoments])

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy
 
-from pipeline.errors import RejectedValue
+from pipeline.errors import PipelineValueError, RejectedValue
 from pipeline.reductions.compiled import WORTH, compiled, readable
 from pipeline.reductions.deviation_sums import BLOCK, DeviationSums, less
 
@@ -68,6 +68,7 @@ class ElementMoments:
 
     def merge(self, other: Any) -> None:
         """Take in other moments."""
+        check_shapes(self.shape, other.shape)
         n, n_other = self._counts(), other._counts()
         n_all = numpy.maximum(n + n_other, 1)
         if self._missing.size or other._missing.size:
@@ -167,6 +168,7 @@ class IntegerMoments:
 
     def merge(self, other: Any) -> None:
         """Take in other moments."""
+        check_shapes(self.shape, other.shape)
         if not other.n_events:
             return
         self._fold()
@@ -263,6 +265,12 @@ def check_shape(value: Array, shape: tuple[int, ...]) -> None:
         raise RejectedValue(
             f"wanted numbers of shape {list(shape)}, there is {value.dtype} of shape {list(value.shape)}."
         )
+
+
+def check_shapes(shape: tuple[int, ...], other: tuple[int, ...]) -> None:
+    """Refuse to merge what is of another shape."""
+    if shape != other:
+        raise PipelineValueError(f"wanted moments of arrays of shape {list(shape)}, there are some of {list(other)}.")
 
 
 def floats(value: Array) -> Array:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy
 
 from pipeline.reductions.compiled import WORTH, compiled
-from pipeline.reductions.element_moments import all_finite, check_shape, floats, parts
+from pipeline.reductions.element_moments import all_finite, check_shape, check_shapes, floats, parts
 
 Array = numpy.ndarray
 
@@ -88,6 +88,7 @@ class WeightedMoments:
 
     def merge(self, other: Any) -> None:
         """Take in other moments."""
+        check_shapes(self.shape, other.shape)
         weight = self._weight + other._weight
         share = other._weight / numpy.where(weight > 0, weight, 1.0)
         for part in parts(self._mean.size):
