@@ -10,15 +10,15 @@ import numpy
 
 from pipeline.alignment import Alignment
 from pipeline.analysis_result import AnalysisResult
+from pipeline.chain import Chain, Links
 from pipeline.documents import Document, Sink
-from pipeline.errors import PipelineError, PipelineKeyError, PipelineTypeError, PipelineValueError, RejectedValue
+from pipeline.errors import PipelineError, PipelineKeyError, PipelineTypeError
 from pipeline.event_data import EventData, configuration_of
 from pipeline.group import Total
 from pipeline.history import History, block_size
 from pipeline.intake import Intake
 from pipeline.output import Output, Point
 from pipeline.readers.run_assets import RunAssets
-from pipeline.reductions.event_reduction import EventReduction
 from pipeline.reductions.reduction import Data, Reduction
 from pipeline.references import References
 from pipeline.run_builder import RunBuilder, iter_events
@@ -75,7 +75,7 @@ class Work:
         self._builder = builder
         self._streams_seen: list[str] = []
         self._descriptors: set[str] = set()  # uids of the descriptors of our stream
-        self._data_keys: dict[str, Document] = {}
+        self._chain = Chain(stream)
         self._later: dict[str, dict[str, Document]] = {}  # uid of a descriptor -> data keys, once its events come
         self._configured: dict[str, dict[str, Any]] = {}  # uid of a descriptor -> configuration that is read
         self._expected = 0  # events of our stream, as the stop document tells
@@ -83,8 +83,7 @@ class Work:
         self._add: Callable[[Document, Sequence[Reduction], int], None] | None = None
         self._arrays: dict[str, Any] = {}  # fields of arrays in the events -> their dtypes
         self._carried: list[str] = []  # fields that were scanned
-        self._derived: dict[str, int] = {}  # what per-event reductions gave, for those after them -> which gave it
-        self._history = History(_State([], raw["time"]))
+        self._history = History(Links([], raw["time"]))
         self._events: Output | None = None  # one event for each raw event
         self._running: Output | None = None
         self._final: Output | None = None
@@ -162,7 +161,7 @@ class Work:
         self._descriptors.add(doc["uid"])
         self._frames.descriptor(doc)
         self._configured[doc["uid"]] = self._configuration_read(doc)
-        if _kinds(doc["data_keys"]) == _kinds(self._data_keys):
+        if _kinds(doc["data_keys"]) == _kinds(self._chain.data_keys):
             return
         if self._frames.waits or self._references.holds_events:
             self._later[doc["uid"]] = doc["data_keys"]
@@ -178,14 +177,11 @@ class Work:
 
     def _begin(self, data_keys: dict[str, Document], configured: Mapping[str, Any]) -> None:
         """Start with fresh reductions, that read these fields."""
-        self._derived = {}
         self._describe(data_keys)
-        for i, reduction in enumerate(self._prototypes):
-            is_first = not any(before.kind == "event" for before in self._prototypes[:i])
-            self._check_fields(reduction, configured, is_first)
+        self._chain.check(self._prototypes, configured)
         reductions = self._fresh()
         block = block_size(data_keys) if all(reduction.is_copied for reduction in reductions) else 0
-        self._history = History(_State(reductions, self._raw["time"]), block)
+        self._history = History(Links(reductions, self._raw["time"]), block)
 
     def _fresh(self) -> list[Reduction]:
         self._prepare()
@@ -193,7 +189,7 @@ class Work:
 
     def _describe(self, data_keys: dict[str, Document]) -> None:
         """Know what the fields are, and what comes out."""
-        self._data_keys = data_keys
+        self._chain.begin(data_keys)
         self._arrays = {field: dtype for field, key in data_keys.items() if (dtype := _array_dtype(key))}
         self._carried = carried = [
             field for field in _scanned(self._raw, self.stream) if _is_number(data_keys.get(field))
@@ -205,19 +201,7 @@ class Work:
         self._final = self._output("final", summaries)
 
     def _output(self, name: str, chosen: list[int], carried: Sequence[str] = ()) -> Output | None:
-        return Output(self._builder, name, self.name, chosen, self._data_keys, carried) if chosen else None
-
-    def _check_fields(self, reduction: Reduction, configured: Mapping[str, Any], is_first: bool) -> None:
-        """Refuse fields that are not there; what the reductions before give is known with their first result."""
-        for field in reduction.fields:
-            if is_first and field not in self._data_keys and field not in configured:
-                raise self._no_field(reduction, field)
-
-    def _no_field(self, reduction: Reduction, field: Any) -> PipelineError:
-        given = f", and the reductions before it give {sorted(self._derived)}" if self._derived else ""
-        return PipelineKeyError(
-            f"{reduction.name} reads {field!r}, but stream {self.stream!r} has {list(self._data_keys)}{given}."
-        )
+        return Output(self._builder, name, self.name, chosen, self._chain.data_keys, carried) if chosen else None
 
     # events ----------------------------------------------------------------------------------------------------
 
@@ -255,7 +239,7 @@ class Work:
         return self._readable(data)
 
     def _readable(self, data: Data) -> Data:
-        return EventData(data, self._data_keys, self._assets.read) if self._frames.wants_frames else data
+        return EventData(data, self._chain.data_keys, self._assets.read) if self._frames.wants_frames else data
 
     def _take(self, doc: Document) -> None:
         if self._references:
@@ -269,7 +253,7 @@ class Work:
         data = self._data(doc)
         self._history.add(doc["seq_num"], data.unread if isinstance(data, EventData) else data)
         state = self._history.state
-        is_whole = self._update(state, data)
+        is_whole = self._chain.update(state, data)
         carried = {field: data.get(field) for field in self._carried}
         state.last = point = Point(doc["seq_num"], doc["time"], doc["timestamps"], carried)
         if self._events is not None and is_whole:
@@ -287,50 +271,6 @@ class Work:
         except (TypeError, ValueError):  # it contradicts its descriptor: the reduction that reads it says so
             return value
 
-    def _update(self, state: "_State", data: Mapping[str, Any]) -> bool:
-        """Let each reduction take in the event, and what those before it gave; return whether each has a result."""
-        state.n_events += 1
-        is_whole = True
-        for i, reduction in enumerate(state.reductions):
-            try:
-                reduction.update(data)
-            except RejectedValue:
-                is_rejected = True
-            except KeyError as error:
-                self._forgive(reduction, error, is_whole)
-                is_rejected = True
-            else:
-                is_rejected = False
-            state.n_skipped += is_rejected
-            if reduction.kind != "event":
-                continue
-            if is_rejected and (not isinstance(reduction, EventReduction) or reduction.result() is None):
-                is_whole = False  # what it says is of the event before, or it has said nothing yet
-            elif len(state.reductions) > 1:
-                data = self._fed(data, reduction, i)
-        return is_whole
-
-    def _fed(self, data: Mapping[str, Any], reduction: Reduction, place: int) -> Mapping[str, Any]:
-        """Return the data with the results of the reduction at this place, for those after it."""
-        result = reduction.feed() or {}
-        if not result.keys() <= self._derived.keys():  # its first result, or the first with all keys
-            others = {key for key, of in self._derived.items() if of != place} | self._data_keys.keys()
-            if taken := sorted(result.keys() & others):
-                raise PipelineValueError(
-                    f"{reduction.name} gives {taken[0]!r}, which is there already; name it otherwise."
-                )
-            self._derived |= dict.fromkeys(result, place)
-        if isinstance(data, EventData):
-            data.add(result)
-            return data
-        return {**data, **result}
-
-    def _forgive(self, reduction: Reduction, error: KeyError, is_whole: bool) -> None:
-        """Let a field be missing in one event, but not in the stream."""
-        field: Any = error.args[0] if error.args else None
-        if field not in self._data_keys and field not in self._derived and is_whole:
-            raise self._no_field(reduction, field) from error
-
     def _rewind(self, seq_num: int) -> bool:
         self._references.drop_from(seq_num)
         if self._references and self._history.state.last.seq_num < seq_num:
@@ -338,7 +278,7 @@ class Work:
         events = self._history.rewind(seq_num)
         for before, data in events or ():
             self._history.add(before, data)
-            self._update(self._history.state, self._readable(data))
+            self._chain.update(self._history.state, self._readable(data))
         return events is not None
 
     def _take_page(self, doc: Document) -> None:
@@ -349,23 +289,13 @@ class Work:
             columns = {field: column[part] for field, column in doc["data"].items()}
             for field in self._arrays.keys() & columns.keys():
                 columns[field] = [self._as_described(field, value) for value in columns[field]]
-            self._take_columns(seq_nums[part], columns)
+            self._history.add_page(seq_nums[part], columns)
+            self._chain.update_page(self._history.state, columns, len(seq_nums[part]))
             start = part.stop
         self.intake.has_taken(seq_nums, doc["uid"])
         stamps = {field: column[-1] for field, column in doc["timestamps"].items()}
         carried = {field: doc["data"][field][-1] for field in self._carried if field in doc["data"]}
         self._history.state.last = Point(seq_nums[-1], doc["time"][-1], stamps, carried)
-
-    def _take_columns(self, seq_nums: Sequence[int], columns: Mapping[str, Sequence[Any]]) -> None:
-        self._history.add_page(seq_nums, columns)
-        state = self._history.state
-        state.n_events += len(seq_nums)
-        for reduction in state.reductions:
-            try:
-                state.n_skipped += reduction.update_page(columns)
-            except KeyError as error:
-                self._forgive(reduction, error, is_whole=True)
-                state.n_skipped += len(seq_nums)
 
     # the end ---------------------------------------------------------------------------------------------------
 
@@ -416,7 +346,7 @@ class Work:
         if self._add is not None and exit_status == "success" and state.n_events:
             self._add(self._raw, state.reductions, state.n_events)
 
-    def _total(self, state: "_State") -> "_State | Total":
+    def _total(self, state: Links) -> Links | Total:
         """Return what the summaries are of: this run, and those of its group before it."""
         if self._add is None:
             return state
@@ -456,8 +386,8 @@ class Work:
                 "reason": self.reason,
                 "streams_seen": list(self._streams_seen),
                 "descriptors": sorted(self._descriptors),
-                "data_keys": pack(self._data_keys, "data_keys", ""),
-                "derived": dict(self._derived),
+                "data_keys": pack(self._chain.data_keys, "data_keys", ""),
+                "derived": dict(self._chain.derived),
                 "later": pack(self._later, "data_keys", ""),
                 "configured": pack(self._configured, "configuration", ""),
                 "frames": self._frames.state(),
@@ -490,7 +420,7 @@ class Work:
         self._frames.restore(state["frames"])
         if state["data_keys"]:
             self._describe(unpack(state["data_keys"], ""))
-        self._derived = dict(state["derived"])
+        self._chain.derived = dict(state["derived"])
         self._history = History.unpacked(state["history"], self._unpack_state)
         self.intake.restore(state["intake"])
         for name, output in self._outputs():
@@ -501,7 +431,7 @@ class Work:
         outputs = {"events": self._events, "running": self._running, "final": self._final}
         return [(name, output) for name, output in outputs.items() if output is not None]
 
-    def _pack_state(self, state: "_State") -> dict[str, Any]:
+    def _pack_state(self, state: Links) -> dict[str, Any]:
         """Return a state without its reductions, if they have failed: they are not asked again."""
         return {
             "reductions": [] if self.reason else [reduction.state() for reduction in state.reductions],
@@ -510,11 +440,11 @@ class Work:
             "last": pack(tuple(state.last), "event", ""),
         }
 
-    def _unpack_state(self, packed: Mapping[str, Any]) -> "_State":
+    def _unpack_state(self, packed: Mapping[str, Any]) -> Links:
         reductions = self._fresh() if packed["reductions"] else []
         for reduction, each in zip(reductions, packed["reductions"], strict=True):
             reduction.restore(each)
-        state = _State(reductions, self._raw["time"])
+        state = Links(reductions, self._raw["time"])
         state.n_events, state.n_skipped = packed["n_events"], packed["n_skipped"]
         state.last = Point(*unpack(packed["last"], ""))
         return state
@@ -534,15 +464,6 @@ class Work:
 def debugs_callbacks() -> bool:
     """Tell whether faults are raised, as bluesky's own callbacks do then, for who looks for one."""
     return os.environ.get("BLUESKY_DEBUG_CALLBACKS", "0") == "1"
-
-
-class _State:
-    """What events change, and what is undone with them."""
-
-    def __init__(self, reductions: list[Reduction], time: float) -> None:
-        self.reductions = reductions
-        self.n_events = self.n_skipped = 0
-        self.last = Point(0, time, {}, {})
 
 
 def _kinds(data_keys: Mapping[str, Document]) -> dict[str, tuple[Any, ...]]:
