@@ -65,5 +65,5 @@ def test_who_writes_to_a_network_names_no_file_that_the_configuration_does_not(t
     if is_read:
         assert roots.path("file://localhost/data/a.h5") == "/data/a.h5"
     else:
-        with pytest.raises(PipelineOSError, match="wanted a file in (a folder that `roots` names|one of the folders)"):
+        with pytest.raises(PipelineOSError, match=r"wanted a file in (a folder that `roots` names|one of the folders)"):
             roots.path("file://localhost/data/a.h5")
