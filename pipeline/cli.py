@@ -66,8 +66,10 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(work=work)
         return added
 
-    demo = command("demo", _demo, "a simulated scan, analysed live into a catalog and a ledger")
-    demo.add_argument("directory", nargs="?", default="demo", help="where to put it (default: %(default)s)")
+    demo = command("demo", _demo, "a simulated scan, or powder diffraction, analysed live into a catalog and a ledger")
+    demo.usage = "bluesky-pipeline demo [powder] [directory]"
+    demo.add_argument("powder", nargs="?", help="`powder`: frames of an area detector, instead of a scan")
+    demo.add_argument("directory", nargs="?", help="where to put it (default: demo)")
     command("check", _check, "say whether a configuration is right; nothing connects").add_argument(
         "config", help="a YAML file"
     )
@@ -90,9 +92,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from pipeline.demo import demo
+    if args.powder == "powder":
+        from pipeline.powder_demo import powder_demo
 
-    demo(args.directory)
+        powder_demo(args.directory or "demo")
+    elif args.directory is None:
+        from pipeline.demo import demo
+
+        demo(args.powder or "demo")
+    else:
+        raise ConfigError(f"there is no demo {args.powder!r}; wanted `powder`, or a directory and nothing else.")
     return OK
 
 
