@@ -116,6 +116,22 @@ def test_frames_that_are_much_the_same_take_few_bytes():
     assert sum(array.nbytes for array in arrays) < 6.5 * SIZE
 
 
+@pytest.mark.parametrize("n_dark", [1, 3])
+def test_a_dark_frame_before_the_others_does_not_make_them_wide(n_dark):
+    rng = numpy.random.default_rng(0)
+    stack = [numpy.zeros(SIZE, "u2")] * n_dark + [rng.poisson(30000, SIZE).astype("u2") for _ in range(12)]
+    moments = IntegerMoments((SIZE,))
+
+    for frame in stack:
+        moments.add(frame)
+
+    assert moments._recent is not None
+    assert moments._recent._is_narrow("u4").all()
+    totals, _ = exact(stack)
+    assert (moments.total() == totals).all()
+    assert numpy.allclose(moments.variance(1), numpy.var(stack, axis=0, ddof=1), rtol=1e-12)
+
+
 @given(
     st.lists(st.integers(-(2**95), 2**95), min_size=1, max_size=4),
     st.integers(-(2**32), 2**32),

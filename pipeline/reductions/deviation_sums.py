@@ -56,13 +56,18 @@ class DeviationSums:
         """Tell whether an array is of the dtype that it is for."""
         return _kind(value) == self.kind
 
+    @property
+    def is_far(self) -> bool:
+        """Whether arrays have come to differ from the first one too much; looked at after 2, 4, 8, 16 ... of them."""
+        is_asked = self.n > 1 and self.n & (self.n - 1) == 0
+        return is_asked and 2 * int(numpy.count_nonzero(self._is_narrow(numpy.uint32))) < len(self._peaks)
+
     def add(self, value: Array) -> None:
         """Take in one array, flat, of the dtype and the size of the first."""
         frame, flip = _unsigned(value)
         add, spill = _ways(frame)
         self._widen()
-        room = numpy.array([[_SUM_ROOM], [numpy.iinfo(self._squares.dtype).max]])[: len(self._loads)]
-        is_narrow = (2 * self._loads_of(self._peaks) <= room).all(0)  # to be expected, after the last array
+        room, is_narrow = self._room(self._squares.dtype), self._is_narrow(self._squares.dtype)
         arrays = frame, flip, self._first, self._sums, self._squares
         peaks = self._peaks.copy()
         add(numpy.flatnonzero(is_narrow), *arrays, 1, peaks)
@@ -74,6 +79,14 @@ class DeviationSums:
             loads[:, is_full] = 0
         self._loads, self._peaks = loads, peaks
         self.n += 1
+
+    def _room(self, dtype: Any) -> Array:
+        """Return how large a sum, and one of squares in this dtype, may become."""
+        return numpy.array([[_SUM_ROOM], [numpy.iinfo(dtype).max]])[: len(self._loads)]
+
+    def _is_narrow(self, dtype: Any) -> Array:
+        """Return of which blocks the next array will fit into what is narrow, if it is like the last one."""
+        return numpy.all(2 * self._loads_of(self._peaks) <= self._room(dtype), axis=0)
 
     def _loads_of(self, peaks: Array) -> Array:
         """Return the most that arrays with these largest deviations add to a sum, and to one of squares."""

@@ -159,7 +159,7 @@ class IntegerMoments:
             self._before[2] += (squares & numpy.uint64(2**32 - 1)).view(numpy.int64)
 
     def _add_narrow(self, flat: Array) -> None:
-        if self._recent is not None and not self._recent.takes(flat):
+        if self._recent is not None and (self._recent.is_far or not self._recent.takes(flat)):
             self._fold()
         if self._recent is None:
             self._recent = DeviationSums(flat, self._has_squares)

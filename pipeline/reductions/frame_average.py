@@ -22,7 +22,7 @@ class FrameAverage(Reduction):
 
     Integers of up to 32 bits are summed in integers, exactly and in any order, whatever the width they come in, so
     that lists from a file give what arrays from a detector gave. From the first wider integers or floats on, and with
-    weights, it goes by Welford's or West's update in float64. Memory for each group: of `uint16` 6 to 24 bytes an
+    weights, it goes by Welford's or West's update in float64. Memory for each group: of `uint16` 6 to 48 bytes an
     element, of floats 16, and 4 more once there was a NaN; without the variances about half of it.
 
     Parameters
@@ -134,16 +134,17 @@ class FrameAverage(Reduction):
 
     def merge(self, other: "FrameAverage") -> None:
         """Take in what the other has taken in."""
+        if other._parts:
+            self._merge_parts(other._parts)
         self._n_ungrouped += other._n_ungrouped
         self._n_unweighted += other._n_unweighted
         self._n_frames += other._n_frames
         self._is_series |= other._is_series
-        if not other._parts:
-            return
-        if not self._parts:
-            self._parts = [type(part)(part.shape, self.variance) for part in other._parts]
-        pairs = list(zip(self._parts, other._parts, strict=True))
-        if type(self._parts[0]) is not type(other._parts[0]):
+
+    def _merge_parts(self, others: list[Moments]) -> None:
+        parts = self._parts or [type(part)(part.shape, self.variance) for part in others]
+        pairs: list[tuple[Any, Any]] = list(zip(parts, others, strict=True))
+        if type(parts[0]) is not type(others[0]):
             pairs = [(_in_floats(one), _in_floats(two)) for one, two in pairs]
         for one, two in pairs:
             one.merge(two)
