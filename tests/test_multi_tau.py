@@ -198,11 +198,11 @@ def test_kernels_and_their_twins_give_the_same_bits(dtype, data):
     found = []
 
     for worth in (0, 10**9):
-        ring = numpy.zeros((2, pixels.places.size), KEPT_IN.get(dtype, "f8"))
+        ring = numpy.zeros((2, pixels.n_rows * LANES), KEPT_IN.get(dtype, "f8"))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(correlator_kernels, "WORTH", worth)
             largest = [
-                correlator_kernels.gather(f, pixels.places, out)
+                correlator_kernels.gather(f, pixels.places, pixels.targets, out)
                 for f, out in zip((frame, frame[::-1]), ring, strict=True)
             ]
             rows = ring.reshape(2, -1, LANES)

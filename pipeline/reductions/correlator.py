@@ -48,10 +48,9 @@ class Correlator:
         level = self._begun(pixels)
         if frame.dtype.kind == "f":
             self._make_room(64)
-        bits = gather(frame, pixels.places, level.next)
+        bits = gather(frame, pixels.places, pixels.targets, level.next)
         if self._make_room(bits):
-            gather(frame, pixels.places, level.next)
-        level.next[pixels.filling] = 0
+            gather(frame, pixels.places, pixels.targets, level.next)
         level.next_totals[:] = sums(level.next.reshape(-1, LANES), pixels.starts)
         is_good = bool(numpy.isfinite(level.next_totals).all())
         self._push(is_good, pixels)
@@ -126,7 +125,7 @@ class Level:
     """
 
     def __init__(self, first: int, n_buffers: int, pixels: LabelledPixels, dtype: str) -> None:
-        self.ring: Array = numpy.zeros((n_buffers, pixels.n_rows * LANES), dtype)
+        self.ring: Array = numpy.zeros((n_buffers, pixels.n_rows * LANES), dtype)  # what fills up rows stays 0
         self.sums = PairSums(n_buffers - first, len(pixels.counts))
         self.n = 0  # frames so far
         self._first = first

@@ -24,29 +24,31 @@ class LabelledPixels:
 
     Attributes
     ----------
-    places
-        uint32, of all pixels, region by region; those that fill up repeat the first one of their region.
-    filling
-        Which of them fill up: their values are not to count.
     starts
         int64, in which row each region begins, and where the last one ends.
     counts
         int64, how many pixels each region has.
+    places, targets
+        uint32, from where in a frame to where in these rows its pixels go, in the order of the frame; a region keeps
+        that order, too.
 
-    >>> pixels = LabelledPixels.of_labels(numpy.array([[0, 1, 1], [0, 4, 0]]))
-    >>> pixels.names, pixels.counts, pixels.starts, pixels.places[[0, 1, LANES]]
-    (array([1, 4]), array([2, 1]), array([0, 1, 2]), array([1, 2, 4], dtype=uint32))
+    >>> pixels = LabelledPixels.of_labels(numpy.array([[0, 4, 1], [0, 1, 0]]))
+    >>> pixels.names, pixels.counts, pixels.starts
+    (array([1, 4]), array([2, 1]), array([0, 1, 2]))
+    >>> pixels.places, pixels.targets
+    (array([1, 2, 4], dtype=uint32), array([32,  0,  1], dtype=uint32))
     """
 
     def __init__(self, names: Sequence[int], regions: Sequence[Array]) -> None:
         self.names = numpy.array(names, numpy.int64)
         self.counts = numpy.array([region.size for region in regions], numpy.int64)
-        n_rows = -(-self.counts // LANES)
-        self.starts = numpy.concatenate([[0], numpy.cumsum(n_rows)])
-        rows = [_filled(region, n * LANES) for region, n in zip(regions, n_rows.tolist(), strict=True)]
-        self.places = numpy.concatenate(rows)
-        is_real = [numpy.arange(row.size) < region.size for row, region in zip(rows, regions, strict=True)]
-        self.filling = numpy.flatnonzero(~numpy.concatenate(is_real))
+        self.starts = numpy.concatenate([[0], numpy.cumsum(-(-self.counts // LANES))])
+        places = numpy.concatenate(regions)
+        targets = numpy.concatenate(
+            [first * LANES + numpy.arange(n) for first, n in zip(self.starts[:-1], self.counts, strict=True)]
+        )
+        order = numpy.argsort(places, kind="stable")
+        self.places, self.targets = (each[order].astype(numpy.uint32) for each in (places, targets))
 
     @classmethod
     def of_labels(cls, labels: Array) -> "LabelledPixels":
@@ -65,10 +67,6 @@ class LabelledPixels:
     def n_rows(self) -> int:
         """How many rows of `LANES` there are."""
         return int(self.starts[-1])
-
-
-def _filled(region: Array, size: int) -> Array:
-    return numpy.concatenate([region, numpy.repeat(region[:1], size - region.size)]).astype(numpy.uint32)
 
 
 def check_labels(labels: Array, path: str) -> None:
