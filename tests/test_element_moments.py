@@ -17,6 +17,7 @@ from pipeline.reductions.weighted_moments import WeightedMoments
 NAN = float("nan")
 SIZE = BLOCK + 1000  # two blocks, and enough for a kernel
 WHOLE = slice(0, SIZE)
+SOME = numpy.r_[0:60, BLOCK - 30 : BLOCK + 30, SIZE - 30 : SIZE]  # that Python's integers are asked for
 DTYPES = ["bool", "u1", "i1", "u2", "i2", "u4", "i4", ">u2", ">i4"]
 
 
@@ -54,7 +55,7 @@ def frames(draw):
 
 
 def exact(stack):
-    columns = numpy.array(stack).astype(object)
+    columns = numpy.array([frame[SOME] for frame in stack]).astype(object)
     return columns.sum(0), (columns * columns).sum(0)
 
 
@@ -68,9 +69,9 @@ def test_sums_of_integers_are_exact_whatever_comes(stack, has_squares):
         sums.add(frame)
 
     totals, squares = exact(stack)
-    assert (sums.totals(WHOLE) == totals).all()
+    assert (sums.totals(WHOLE)[SOME] == totals).all()
     if has_squares:
-        high, low = (each.astype(object) for each in sums.squares(WHOLE))
+        high, low = (each[SOME].astype(object) for each in sums.squares(WHOLE))
         assert (high * 2**32 + low == squares).all()
     assert all((frame == kept).all() for frame, kept in zip(stack, before, strict=True))
 
@@ -128,7 +129,7 @@ def test_a_dark_frame_before_the_others_does_not_make_them_wide(n_dark):
     assert moments._recent is not None
     assert moments._recent._is_narrow("u4").all()
     totals, _ = exact(stack)
-    assert (moments.total() == totals).all()
+    assert (moments.total()[SOME] == totals).all()
     assert numpy.allclose(moments.variance(1), numpy.var(stack, axis=0, ddof=1), rtol=1e-12)
 
 
