@@ -217,7 +217,7 @@ def test_values_too_large_to_square_give_no_measure():
 def test_two_measures_stand_in_one_node():
     kept = Kept()
     frames = list(numpy.random.default_rng(7).integers(0, 99, (3, 9, 9)))
-    node = Node("focus", Focus("d"), Focus("d", "tenengrad", label="gradient"))
+    node = Node("focus", Focus("d"), Focus("d", "tenengrad", name="gradient"))
 
     Pipeline([node], [kept]).replay(make_run({"d": frames}, data_keys={"d": {"units": "count"}}))
 

@@ -146,7 +146,7 @@ def test_arguments_that_cannot_be_right_are_refused_at_once(arguments, reason):
 def test_two_projections_of_a_frame_stand_in_one_node_with_their_axes():
     kept = Kept()
     run = make_run({"d": list(numpy.arange(24).reshape(2, 3, 4))}, data_keys={"d": {"units": "count"}})
-    node = Node("profiles", Projection("d", 0, label="across"), Projection("d", 1, label="down", statistic="mean"))
+    node = Node("profiles", Projection("d", 0, name="across"), Projection("d", 1, name="down", statistic="mean"))
 
     Pipeline([node], [kept]).replay(run)
 

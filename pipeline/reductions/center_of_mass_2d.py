@@ -39,17 +39,17 @@ class CenterOfMass2D(FrameReduction):
         A rectangle `[y0, y1, x0, x1]`, half-open and clipped at the edges; centers are in the whole frame all the same.
     frames
         What becomes of a series: the `"sum"` or the `"mean"` of its frames is taken first; or `"each"` has results.
-    label
+    name
         What the names begin with: the field by default. Two of one field in one node need two.
 
     Results
     -------
-    `{label}_com_y`, `_com_x`: float64, in elements from 0; NaN where the sum is not positive, as all that follows.
-    `{label}_sigma_y`, `_sigma_x`: float64, in elements; NaN where the second moment is negative.
-    `{label}_theta`: float64, in degrees.
-    `{label}_sum`: float64, of what was taken, less the background, in the units of the field.
-    `{label}_bkg`: float64, what was taken off each element; only with `"border"`, NaN where nothing of it is finite.
-    `{label}_com_n_frames`: int64, how many there were; only of a series.
+    `{name}_com_y`, `_com_x`: float64, in elements from 0; NaN where the sum is not positive, as all that follows.
+    `{name}_sigma_y`, `_sigma_x`: float64, in elements; NaN where the second moment is negative.
+    `{name}_theta`: float64, in degrees.
+    `{name}_sum`: float64, of what was taken, less the background, in the units of the field.
+    `{name}_bkg`: float64, what was taken off each element; only with `"border"`, NaN where nothing of it is finite.
+    `{name}_com_n_frames`: int64, how many there were; only of a series.
 
     References
     ----------
@@ -69,9 +69,9 @@ class CenterOfMass2D(FrameReduction):
         border: int = 1,
         region: Sequence[int] | None = None,
         frames: Frames = "mean",
-        label: str | None = None,
+        name: str | None = None,
     ) -> None:
-        super().__init__(field, label or field, region, frames)
+        super().__init__(field, name or field, region, frames)
         if border < 1:
             raise PipelineValueError(f"border is {border!r}; wanted 1 or more.")
         if background != "border" and not _is_finite(background):

@@ -35,15 +35,15 @@ class Focus(FrameReduction):
         A rectangle `[y0, y1, x0, x1]`, half-open and clipped at the edges.
     frames
         What becomes of a series: the `"sum"` or the `"mean"` of its frames is taken first; or `"each"` is measured.
-    label
+    name
         What the names begin with: `{field}_focus` by default. Two measures in one node need two.
 
     Results
     -------
-    `{label}`: float64, in the square of the units of the field, of the variance over the mean in these; NaN without a
+    `{name}`: float64, in the square of the units of the field, of the variance over the mean in these; NaN without a
     pixel, or with a mean that is not positive.
-    `{label}_n`: int64, of how many pixels.
-    `{label}_n_frames`: int64, how many there were; only of a series.
+    `{name}_n`: int64, of how many pixels.
+    `{name}_n_frames`: int64, how many there were; only of a series.
 
     References
     ----------
@@ -61,9 +61,9 @@ class Focus(FrameReduction):
         measure: Literal["laplacian", "tenengrad", "normalized_variance"] = "laplacian",
         region: Sequence[int] | None = None,
         frames: Frames = "mean",
-        label: str | None = None,
+        name: str | None = None,
     ) -> None:
-        super().__init__(field, label or f"{field}_focus", region, frames)
+        super().__init__(field, name or f"{field}_focus", region, frames)
         if measure not in _MEASURES:
             raise PipelineValueError(f"measure has {measure!r}{near(str(measure), list(_MEASURES))}")
         self.measure = measure

@@ -30,15 +30,15 @@ class Projection(FrameReduction):
         `"sum"`, or the `"mean"` of the finite elements.
     frames
         What becomes of a series: the `"sum"` or the `"mean"` of its frames is taken first; or `"each"` has a profile.
-    label
+    name
         What the names begin with: `{field}_projection` by default. Two projections in one node need two.
 
     Results
     -------
-    `{label}`: float64 [n], in the units of the field; NaN where nothing was finite.
-    `{label}_n`: int64 [n], of how many elements.
-    `{label}_n_frames`: int64, how many there were; only of a series.
-    Axes: `{label}_pixel`, counted in the whole frame.
+    `{name}`: float64 [n], in the units of the field; NaN where nothing was finite.
+    `{name}_n`: int64 [n], of how many elements.
+    `{name}_n_frames`: int64, how many there were; only of a series.
+    Axes: `{name}_pixel`, counted in the whole frame.
 
     >>> projection = Projection("cam", axis=0, region=[0, 2, 1, 3])
     >>> projection.update({"cam": numpy.array([[1, 2, 3], [4, 5, 6]], "u1")})
@@ -53,9 +53,9 @@ class Projection(FrameReduction):
         region: Sequence[int] | None = None,
         statistic: Literal["sum", "mean"] = "sum",
         frames: Frames = "mean",
-        label: str | None = None,
+        name: str | None = None,
     ) -> None:
-        super().__init__(field, label or f"{field}_projection", region, frames)
+        super().__init__(field, name or f"{field}_projection", region, frames)
         if axis not in (0, 1) or statistic not in ("sum", "mean"):
             raise PipelineValueError(
                 f"axis is {axis!r} and statistic {statistic!r}; wanted 0 or 1, and 'sum' or 'mean'."
