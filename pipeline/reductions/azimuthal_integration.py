@@ -32,7 +32,7 @@ class AzimuthalIntegration(EventReduction):
 
     A curve is sum(c x) / sum(c w) over the pixels, with x their values, c their shares in a bin, and w the light they
     see: solid angle and polarization. A pixel that the mask, its value or the detector excludes is in neither sum.
-    Shares are float32, as pyFAI's; sums are in float64, and without numba differ by less than 1e-9.
+    Shares are float32, as pyFAI's; sums are in float64, and without numba differ by less than 1e-8.
 
     Parameters
     ----------
@@ -55,7 +55,8 @@ class AzimuthalIntegration(EventReduction):
     solid_angle
         Whether values are divided by the solid angle of their pixel.
     error_model
-        `"poisson"`: values are counts, and there are errors; a count of 0 has the variance 1, as in pyFAI.
+        `"poisson"`: what was read are counts, and there are errors: the variance of a count is the count, of 0 it is 1,
+        as in pyFAI; a dark adds none of its own.
     norm
         The field of a monitor that curves are divided by; not finite, or 0 and less: no result.
     npt_azim
@@ -65,7 +66,8 @@ class AzimuthalIntegration(EventReduction):
     radial_range
         Where the axis begins and ends, in its unit: by default with the pixels.
     azimuth_range
-        Which part of the rings counts, in degrees from -180 to 180: from the first to the second, around the beam.
+        Which part of the rings counts, in degrees from -180 to 180: from the first angle on to the second, over 180 if
+        that is smaller.
     valid_range
         The least and the largest value that counts, of the frame as it was read. By default that is what pyFAI knows of
         the detector: of a Pilatus or an Eiger -1 and -2 do not.
@@ -274,6 +276,7 @@ def _pair(what: str, given: Any) -> tuple[float, float] | None:
     if given is None:
         return None
     are_two = isinstance(given, list | tuple) and len(given) == 2 and all(type(each) in (int, float) for each in given)
-    if not are_two or (what != "azimuth_range" and not given[0] <= given[1]):
+    is_angle = what == "azimuth_range"
+    if not are_two or not (max(map(abs, given)) <= 180 if is_angle else given[0] <= given[1]):
         raise PipelineValueError(f"{what} is {given!r}; wanted where it begins and where it ends.")
     return float(given[0]), float(given[1])

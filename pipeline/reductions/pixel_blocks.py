@@ -44,7 +44,7 @@ class PixelBlocks:
 
 
 class PreparedBlocks:
-    """What sums frames that have one correction; see `PreparedRuns`: the same sums, but for rounding of 1e-10.
+    """What sums frames that have one correction; see `PreparedRuns`: the same sums, but for rounding of 1e-8.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ class PreparedBlocks:
         return found, norm
 
     def variances(self, frame: Array, bounds: Bounds | None = None) -> Array:
-        """Return the variances of these sums, of counts: that of N is N, of nothing 1, and the offset is added."""
+        """Return the variances of these sums, of counts as they were read: that of N is N, and of nothing 1."""
         found, values = numpy.zeros(self._pixels.n_bins), frame.reshape(-1)
         for part, block in zip(self._pixels.parts, self._pixels.squares, strict=True):
             x, is_lost = _counting(values[part], bounds)
@@ -92,8 +92,6 @@ class PreparedBlocks:
 
     def _varied(self, x: Array, part: slice) -> Array:
         numpy.maximum(x, 1.0, out=x)
-        if self._offset is not None:
-            x += numpy.maximum(self._offset[part], 0)
         if self._gain is not None:
             x *= self._gain[part] ** 2
         return x

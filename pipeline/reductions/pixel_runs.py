@@ -82,7 +82,7 @@ class PixelRuns:
         """Return the sums over an image by plain numpy: for what is worked out once."""
         values, bins = image[self.pixels()].astype(float), self._by_entry(self.run_bins)
         here = values * weights.here
-        beyond = values * weights.both - here if weights.both.size else values - here
+        beyond = values * (weights.both if weights.both.size else 1 / weights.unit) - here
         beyond[~self._by_entry(self.run_is_pair)] = 0
         found = numpy.bincount(bins, here, self.n_bins + 1)
         found[1:] += numpy.bincount(bins, beyond, self.n_bins)
@@ -133,7 +133,6 @@ class PreparedRuns:
             gain = numpy.ones(runs.light.shape, numpy.float32)
         self._offset, self._gain, self._light = (self._usable(each) for each in (offset, gain, runs.light))
         self._weights: dict[tuple[bool, int], Weights] = {}
-        self._offset_sums: dict[int, Array] = {}
         self.norm = runs.total(Weights(runs.here, _NONE), self._light)
 
     def _usable(self, image: Array | None) -> Array:
@@ -158,7 +157,7 @@ class PreparedRuns:
         return found, self.norm - lost
 
     def variances(self, frame: Array, bounds: Bounds | None = None) -> Array:
-        """Return the variances of these sums, of counts: that of N is N, of nothing 1, and the offset is added."""
+        """Return the variances of these sums, of counts as they were read: that of N is N, and of nothing 1."""
         if self._is_whole(frame, bounds):
             return self._of_whole(frame, 1, 2)
         return self._of_broad(frame, bounds, 1.0, 2)[0]
@@ -178,14 +177,15 @@ class PreparedRuns:
         values = readable(frame).ravel()
         floor = values.dtype.type(least)
         runs.sum_whole(values, floor, *weights[:2], *runs.layout, numpy.empty(BLOCK, values.dtype), *found)
-        return _put_together(*found) * weights.unit - self._sums_of_offset(weights, power)
+        sums = _put_together(*found) * weights.unit
+        return sums - self._offset_sums if power == 1 and self._offset.size else sums
 
     def _of_broad(self, frame: Array, bounds: Bounds | None, floor: float, power: int) -> tuple[Array, Array]:
         runs, weights = self._runs, self._weights_of(power, is_whole=False)
         found = numpy.zeros((4, runs.n_bins + 1))
         runs.sum_broad(
             readable(frame).ravel(),
-            *(*(bounds or _FINITE), floor, self._offset_for(power), self._gain_for(power)),
+            *(*(bounds or _FINITE), floor, self._offset if power == 1 else _NONE, self._gain_for(power)),
             *(*weights[:2], runs.here, self._light),
             *(*runs.layout, numpy.empty(BLOCK), *found),
         )
@@ -193,19 +193,12 @@ class PreparedRuns:
 
     # what is worked out once -----------------------------------------------------------------------------------
 
-    def _offset_for(self, power: int) -> Array:
-        """Return what is taken from values: for variances the offset is added instead."""
-        return self._offset if power == 1 else -numpy.maximum(self._offset, 0)
-
     def _gain_for(self, power: int) -> Array:
         return self._gain if power == 1 else self._gain**power
 
-    def _sums_of_offset(self, weights: Weights, power: int) -> Array | float:
-        if not self._offset.size:
-            return 0.0
-        if power not in self._offset_sums:
-            self._offset_sums[power] = self._runs.total(weights, self._offset_for(power))
-        return self._offset_sums[power]
+    @cached_property
+    def _offset_sums(self) -> Array:
+        return self._runs.total(self._weights_of(1, is_whole=True), self._offset)
 
     def _weights_of(self, power: int, *, is_whole: bool) -> Weights:
         """Return the weights, to this power; whole ones hold the gain too, which broad ones do without."""

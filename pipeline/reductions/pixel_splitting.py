@@ -76,6 +76,8 @@ def split_pixels(
         If pyFAI refuses: there is no wavelength for q, say.
     """
     is_radial = len(bins) == 1
+    if azimuth_range is not None and azimuth_range[0] > azimuth_range[1]:
+        integrator.setChiDiscAtZero()  # angles go from 0 to 360 then, and not through 180 to -180
     try:
         engine = integrator.setup_sparse_integrator(
             shape,
