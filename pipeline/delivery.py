@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 from pipeline.documents import Document, Sink, safe_key
 from pipeline.errors import PipelineValueError
 from pipeline.report import SinkReport
+from pipeline.run_arrays import RunArrays
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class Outlet:
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
         self.name = safe_key(str(getattr(sink, "name", None) or type(sink).__name__))
+        self.takes_arrays = bool(getattr(sink, "takes_arrays", False))
 
     def fault(self, uid: str) -> str:
         """Return what a sink with a queue of its own tells of a run, or of its server."""
@@ -68,6 +70,10 @@ class Outlet:
 class Delivery:
     """Hand the documents of one analysis run to every sink; a fault of one is its own, and is logged once.
 
+    The first sink that has `arrays`, the ledger, keeps large arrays in files: all sinks are told where they are, in
+    place of them; but those that say `takes_arrays = True` are given the arrays themselves. What cannot be kept there
+    is a fault of the ledger's: nothing more of the run goes to it, until the run is given again.
+
     >>> seen = []
     >>> deliver = Delivery([Outlet(lambda name, doc: seen.append(name))])
     >>> deliver("start", {"uid": "a"})
@@ -77,7 +83,9 @@ class Delivery:
 
     def __init__(self, outlets: Sequence[Outlet]) -> None:
         self._outlets = outlets
-        self._sinks = [outlet.sink for outlet in outlets]
+        self._sinks = list(outlets)  # that are handed something
+        self._keeper = next((outlet for outlet in outlets if getattr(outlet.sink, "arrays", None) is not None), None)
+        self._arrays = None if self._keeper is None else RunArrays(self._keeper.sink.arrays)  # type: ignore[attr-defined]
         self._faults: dict[str, str] = {}
         self._uid = ""
 
@@ -85,11 +93,32 @@ class Delivery:
         """Hand on one document."""
         if name == "start":
             self._uid = doc["uid"]
-        for i, sink in enumerate(self._sinks):
+        documents = [(name, doc)] if self._arrays is None else self._without_arrays(self._arrays, name, doc)
+        for outlet in self._sinks:
             try:
-                sink(name, doc)
+                for each in [(name, doc)] if outlet.takes_arrays else documents:
+                    outlet.sink(*each)
             except Exception as error:  # noqa: BLE001 - contained: a sink's fault is the sink's
-                self._tell(self._outlets[i].name, f"{name}: {type(error).__name__}: {error}")
+                self._tell(outlet.name, f"{name}: {type(error).__name__}: {error}")
+                if outlet is self._keeper and self._arrays is not None:
+                    self._arrays.cut()  # what the ledger does not keep, its files do not either
+
+    def _without_arrays(self, arrays: RunArrays, name: str, doc: Document) -> list[tuple[str, Document]]:
+        """Return the documents that stand for this one, and have no large arrays."""
+        try:
+            return arrays(name, doc)
+        except Exception as error:  # noqa: BLE001 - contained, as above
+            self._give_up_keeping(f"{name}: {type(error).__name__}: {error}")
+            return [(name, arrays.without(name, doc))]
+
+    def _give_up_keeping(self, reason: str) -> None:
+        """Let the ledger's file end here: what comes next would not be what belongs there."""
+        if self._keeper in self._sinks:
+            self._tell(self._keeper.name, reason)
+            self._sinks.remove(self._keeper)
+            self._keeper.ask("flush", None)
+            if isinstance(self._keeper.sink, Resumable):
+                self._keeper.sink.let_go(self._uid)
 
     def _tell(self, sink: str, reason: str) -> None:
         if sink not in self._faults:
@@ -107,7 +136,8 @@ class Delivery:
     def state(self) -> Document | None:
         """Return how far the sinks are, as JSON values; None if none of them can tell."""
         marks = {name: sink.mark(self._uid) for name, sink in self._resumable()}
-        return {"uid": self._uid, "marks": marks, "faults": dict(self._faults)} if marks else None
+        arrays = self._arrays and self._arrays.state()
+        return {"uid": self._uid, "marks": marks, "faults": dict(self._faults), "arrays": arrays} if marks else None
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Go on from a state: those that can, from their marks; others are given again what the first of these has.
@@ -126,6 +156,8 @@ class Delivery:
             )
         for name, sink in able:
             sink.resume(self._uid, marks[name])
+        if self._arrays is not None and state.get("arrays"):
+            self._arrays.resume(self._uid, state["arrays"])
         others = Delivery([outlet for outlet in self._outlets if not isinstance(outlet.sink, Resumable)])
         if others._sinks:
             first, ledger = able[0]
@@ -138,5 +170,7 @@ class Delivery:
 
     def let_go(self) -> None:
         """Have the sinks that can do so let the run go, as it is."""
+        if self._arrays is not None:
+            self._arrays.let_go()
         for _, sink in self._resumable():
             sink.let_go(self._uid)

@@ -26,6 +26,7 @@ _ESCAPED = re.compile(rb"\\.", re.DOTALL)
 _STRINGS = re.compile(rb'"[^"]*"')
 _SQUARE = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b'[]{}"'))
+_STEM = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_- ")
 _FAST = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 _THOROUGH = _FAST | orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_SUBCLASS
@@ -241,6 +242,15 @@ def safe_key(name: str) -> str:
     key = "".join(letter if letter in _ALLOWED else "_" for letter in name)[:MAX_KEY]
     key = key if key[:1].isalpha() else f"k_{key}"
     return f"{key}_" if key.lower() in RESERVED else key
+
+
+def file_stem(name: str) -> str:
+    """Return the part of a file's name that stands for this name: itself, or what follows from it if it is not plain.
+
+    >>> file_stem("7f3c"), "/" in file_stem("../evil")
+    ('7f3c', False)
+    """
+    return name if _STEM.fullmatch(name) else Uids(name)("file")
 
 
 def safe_keys(names: Iterable[str]) -> dict[str, str]:

@@ -6,22 +6,23 @@ import io
 import json
 import logging
 import os
-import re
 import socket
 import threading
 import time
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
-from pipeline.documents import Document, Uids, dumps, loads
+from pipeline.array_files import ArrayFiles
+from pipeline.documents import Document, dumps, file_stem, loads
 from pipeline.errors import PipelineError, PipelineKeyError, PipelineOSError, PipelineValueError
 from pipeline.json_lines import read_lines
 
 logger = logging.getLogger(__name__)
 
-_SAFE = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _ABANDONED = b'"abandoned":true'
 SYNC_SECONDS = 0.2
+MAX_ARRAY_BYTES = 100_000  # as text it is a line of a quarter of a million, for every event
 
 
 class JSONLSink:
@@ -36,13 +37,23 @@ class JSONLSink:
     Where a line differs the file is left as it is and the run is refused; only the end of a run that was abandoned
     gives way to a run that goes on. A file is written by one process at a time.
 
+    The large arrays of analysis runs do not stand in their lines but in `<uid>.<stream>.h5`, HDF5 that others may read
+    while it grows; `stream_resource` and `stream_datum` tell of them, to all sinks. The same rules hold for them.
+
     Parameters
     ----------
     directory
         Made if it is not there. No file is written anywhere else, whatever the uid.
+    max_array_bytes
+        How large an array may be that stands in a line. Runs that were written with another are refused as others.
+        None: all do.
+    compression
+        Of larger arrays: `"gzip"` or `"lzf"`; they are written as they are by default, which is quickest.
 
     Attributes
     ----------
+    arrays
+        Where large arrays are.
     trouble
         What the disk refused last; empty while nothing was refused.
 
@@ -65,9 +76,20 @@ class JSONLSink:
     inline = True
     name = "JSONLSink"
 
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        max_array_bytes: int | None = MAX_ARRAY_BYTES,
+        compression: Literal["gzip", "lzf"] | None = None,
+    ) -> None:
+        if max_array_bytes is not None and max_array_bytes < 0:
+            raise PipelineValueError(f"JSONLSink: max_array_bytes is {max_array_bytes}; wanted 0 or more, or None.")
         self.directory = Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
+        self.arrays = None
+        if max_array_bytes is not None:
+            self.arrays = ArrayFiles(directory, above=max_array_bytes, compression=compression, tell=self._note)
         self._files: dict[str, _LedgerFile] = {}  # start and descriptor uids of open runs -> their files
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -82,15 +104,18 @@ class JSONLSink:
         >>> JSONLSink.file_name("7f3c"), "/" in JSONLSink.file_name("../evil")
         ('7f3c.jsonl', False)
         """
-        return f"{uid if _SAFE.fullmatch(uid) else Uids(uid)('file')}.jsonl"
+        return f"{file_stem(uid)}.jsonl"
 
     def __call__(self, name: str, doc: Document) -> None:
         """Write one document."""
         try:
             self._write(name, doc)
         except OSError as error:
-            self.trouble = str(error)
+            self._note(error)
             raise
+
+    def _note(self, error: OSError) -> None:
+        self.trouble = str(error)
 
     def _write(self, name: str, doc: Document) -> None:
         line = dumps(name, doc)
@@ -191,11 +216,13 @@ class JSONLSink:
             try:
                 self.flush()
             except OSError as error:
-                self.trouble = str(error)
+                self._note(error)
                 logger.error("%s: fsync failed: %s", self.directory, error)
 
     def flush(self, timeout: float | None = None) -> None:
         """Return when all that was written would survive the loss of power; the disk knows of no `timeout`."""
+        if self.arrays is not None:
+            self.arrays.sync()  # before what tells of them
         with self._lock:
             files = set(self._files.values())
         for file in files:  # not under the lock: another run may start meanwhile
@@ -205,6 +232,8 @@ class JSONLSink:
         """Flush, and close the files."""
         self._closed = True
         self._wake.set()
+        if self.arrays is not None:
+            self.arrays.close()
         with self._lock:
             for file in set(self._files.values()):
                 file.sync()
