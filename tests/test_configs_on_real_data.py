@@ -331,6 +331,7 @@ def commands(config):
 
 def test_every_configuration_for_a_technique_is_here():
     others = {"peak", "statistics", "beamline-journal", "facility-kafka", "facility-tiled", "replay"}
+    others |= {"powder", "saxs", "tomography", "xpcs", "xrf"}  # of frames: tests/test_frame_configs.py
     assert {path.stem for path in CONFIGS.glob("*.yaml")} - others == set(RUNS)
 
 
