@@ -12,6 +12,8 @@ from benchmarks.finding import finding
 from benchmarks.fits import fits
 from benchmarks.flows import flows
 from benchmarks.frame_correlation import frame_correlation
+from benchmarks.frame_integration import frame_integration
+from benchmarks.frame_moments import frame_moments
 from benchmarks.frames import frames
 from benchmarks.imports import imports
 from benchmarks.journal import journal
@@ -24,7 +26,7 @@ from benchmarks.service import attached, latency, restart, service_memory, throu
 ALL = (
     *(imports, events, pages, scans, catalogs, finding, memory, cells, event_reductions, fits, flows, peers),
     *(frames, journal, projector, attached, latency, throughput, restart, service_memory),
-    frame_correlation,
+    *(frame_correlation, frame_integration, frame_moments),
 )
 
 

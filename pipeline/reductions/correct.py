@@ -126,10 +126,9 @@ class Correct(EventReduction):
         dark, flat = frames.get("dark"), frames.get("flat")
         correction = self._correction(dark, flat, raw)
         corrected = Corrected(raw, correction, self._buffer)
-        is_usable = correction.is_usable
         result: Result = {
             f"{self.field}_is_dark_subtracted": dark is not None,
-            f"{self.field}_n_bad": is_usable.size - int(numpy.count_nonzero(is_usable)),
+            f"{self.field}_n_bad": correction.n_bad,
         }
         if self.emit:
             result[f"{self.field}_corrected"] = numpy.array(corrected)
