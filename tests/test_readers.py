@@ -1,24 +1,16 @@
 """What is in files is read as h5py, tifffile, numpy and zarr read it, and as nothing else."""
 
-import gc
-import os
-import pickle
-import socket
 import threading
 import time
-from pathlib import Path
 
 import h5py
 import hdf5plugin
 import numpy
 import pytest
 import tifffile
-import zarr
 from frames import (
     HDF5,
-    NPY,
     TIFF,
-    ZARR,
     Stored,
     descriptor,
     frames,
@@ -35,7 +27,7 @@ from frames import (
 )
 from hdf5_writer import Writer, frame
 
-from pipeline.errors import AssetError, PipelineError, RejectedValue
+from pipeline.errors import AssetError
 from pipeline.readers import Assets
 
 INTEGERS = ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8"]
@@ -100,7 +92,7 @@ LAYOUTS = {  # shape of one event, shape of what is stored for 6
 
 
 @pytest.mark.parametrize("kind", ["hdf5", "zarr"])
-@pytest.mark.parametrize("shape, stored", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize(("shape", "stored"), LAYOUTS.values(), ids=LAYOUTS)
 def test_rows_are_stacked_or_one_behind_the_other(kind, shape, stored, tmp_path):
     rows = frames(stored[0], stored[1:])
     told = store(kind, tmp_path, rows, shape=shape)
@@ -399,7 +391,7 @@ def test_a_file_that_cannot_be_followed_is_waited_for_until_it_is_closed(libver,
     with Writer(tmp_path / "a.h5") as writer:
         for step in [("create", libver), ("dataset",), ("frames", 1, 3)]:
             writer(*step)
-        with pytest.raises(AssetError, match="being written|already open for write|not already open for SWMR"):
+        with pytest.raises(AssetError, match=r"being written|already open for write|not already open for SWMR"):
             live(tmp_path / "a.h5", 2, timeout=0.05)
         writer("close")
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy
 
 from pipeline.errors import AssetError, PipelineError
+from pipeline.readers.hdf5_parts import check_file
 from pipeline.readers.patience import awaited
 from pipeline.readers.roots import Roots
 
@@ -33,6 +34,7 @@ class DatumAsset:
         self._open_handler, self._n_kept, self._roots = open_handler, n_kept, roots
         self._handler: Any = None
         self._kept: OrderedDict[str, Array] = OrderedDict()
+        self._checked: set[str] = set()  # files without links to where none may be read
         self._has_failed = False
 
     def value(self, arguments: Mapping[str, Any], n_frames: int, timeout: float) -> Array:
@@ -80,9 +82,13 @@ class DatumAsset:
             raise
 
     def _check(self, arguments: Mapping[str, Any]) -> None:
+        """Refuse what a handler of others would read where none may be read, by itself or by links in its files."""
         files = getattr(self._handler, "get_file_list", None)
-        for path in files([arguments]) if files is not None else ():
-            self._roots.checked(str(path))
+        for path in map(str, files([arguments]) if files is not None else ()):
+            self._roots.checked(path)
+            if self._roots.are_limited and path not in self._checked:
+                check_file(path, self._roots)
+                self._checked.add(path)
 
     def close(self) -> None:
         """Close the files."""

@@ -88,7 +88,7 @@ class FileSequence:
             array = self._load(path)
         except (PipelineImportError, OSError):
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - of a file that is not whole, libraries say whatever they like
             raise OSError(f"{path} is no whole file of its kind: {error}") from None
         if array.dtype.kind not in "biufc":
             raise PipelineOSError(f"{path}: wanted numbers, there is {array.dtype}")

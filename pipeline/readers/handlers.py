@@ -1,5 +1,6 @@
 """What reads the assets of classic `resource` documents, by spec: event-model's handlers."""
 
+import os
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any
@@ -8,6 +9,7 @@ import numpy
 
 from pipeline.errors import PipelineOSError
 from pipeline.readers.hdf5 import HDF5Reader
+from pipeline.readers.hdf5_parts import check_file
 from pipeline.readers.roots import Roots
 from pipeline.readers.row_shape import RowShape
 
@@ -83,6 +85,8 @@ def handler_registry(roots: Roots, more: Mapping[str, Handler]) -> dict[str, Han
 
 def _later(point: Any, roots: Roots) -> Handler:
     def handler(path: str, **kwargs: Any) -> Any:
+        if roots.are_limited and os.path.isfile(path):
+            check_file(path, roots)
         made = point.load()(path, **kwargs)
         if roots.are_limited and not hasattr(made, "get_file_list"):
             raise PipelineOSError(f"the handler of {point.name!r} does not tell what it reads; wanted get_file_list.")

@@ -58,7 +58,7 @@ class HDF5Reader:
     def _open(self) -> None:
         self.close()
         try:
-            self._dataset, path = find_dataset(self._files, self._path, self._name, self._roots.path)
+            self._dataset, path = find_dataset(self._files, self._path, self._name, self._roots.here)
             self._parts = HDF5Parts(self._dataset, path, self._files, self._roots)
             self._per_event = self._shape.per_event(self._dataset.shape)
         except BaseException:

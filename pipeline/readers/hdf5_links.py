@@ -39,46 +39,57 @@ def find_dataset(
     PipelineOSError
         If it is no array of numbers, or links lead nowhere.
     """
-    import h5py
 
     if n_links > MAX_LINKS:
         raise PipelineOSError(f"{path}: more than {MAX_LINKS} links lead from one to the next")
     place = files.open(path)
     names = [part for part in name.split("/") if part not in ("", ".")]
     for i, part in enumerate(names):
-        link, rest = _link(place, part, path), "/".join(names[i + 1 :])
-        if isinstance(link, h5py.ExternalLink):
-            there = allowed(os.path.join(os.path.dirname(path), link.filename))
-            return find_dataset(files, there, f"{link.path}/{rest}", allowed, n_links + 1)
-        if isinstance(link, h5py.SoftLink):
-            head = link.path if link.path.startswith("/") else f"{place.name}/{link.path}"
-            return find_dataset(files, path, f"{head}/{rest}", allowed, n_links + 1)
+        file, head = _link(place, part, path)
+        if head is not None:
+            there = path if file is None else allowed(os.path.join(os.path.dirname(path), file))
+            return find_dataset(files, there, "/".join([head, *names[i + 1 :]]), allowed, n_links + 1)
         place = place[part]
     return _opened(place, path), path
 
 
-def _link(place: Any, part: str, path: str) -> Any:
+def _link(place: Any, part: str, path: str) -> tuple[str | None, str | None]:
+    """Return to which file and name a link leads; None, if it is in the same one, or is no link.
+
+    It is not followed: to ask a group of h5py whether it has a name is to follow it.
+    """
     import h5py
+    import h5py.h5l as h5l
 
     if not isinstance(place, h5py.Group):
         raise PipelineOSError(f"{path}: wanted a group at {place.name!r}, there is an array")
-    try:
-        return place.get(part, getlink=True)
-    except KeyError:
-        there = [*place][:SHOWN]
-        raise KeyError(f"{path}: wanted {part!r} in {place.name!r}, there are {there}") from None
+    links, name = place.id.links, part.encode()
+    if not links.exists(name):
+        raise KeyError(f"{path}: wanted {part!r} in {place.name!r}, there are {[*place][:SHOWN]}")
+    kind = links.get_info(name).type
+    if kind == h5l.TYPE_HARD:
+        return None, None
+    if kind == h5l.TYPE_SOFT:
+        head = os.fsdecode(links.get_val(name))
+        return None, head if head.startswith("/") else f"{place.name}/{head}"
+    if kind == h5l.TYPE_EXTERNAL:
+        file, head = map(os.fsdecode, links.get_val(name))
+        return file, head
+    raise PipelineOSError(f"{path}: wanted a link of HDF5 at {part!r} in {place.name!r}, there is one of its user")
 
 
 def _opened(found: Any, path: str) -> Any:
-    """Return a dataset as it is read here: virtual parts as far as they go, raw files beside its own."""
+    """Return a dataset as it is read here: virtual parts as far as they go, raw files beside its own.
+
+    Its shape is not asked for: to know it, HDF5 may open the sources of a virtual dataset.
+    """
     import h5py
 
     if not isinstance(found, h5py.Dataset):
-        raise PipelineOSError(f"{path}: wanted an array at {found.name!r}, there is a {type(found).__name__.lower()}")
-    if found.ndim == 0 or found.dtype.kind not in "biufc":
-        raise PipelineOSError(
-            f"{path}: wanted an array of numbers at {found.name!r}, there is {found.dtype} of shape {found.shape}"
-        )
+        kind = "group" if isinstance(found, h5py.Group) else "type"
+        raise PipelineOSError(f"{path}: wanted an array at {found.name!r}, there is a {kind}")
+    if found.dtype.kind not in "biufc":
+        raise PipelineOSError(f"{path}: wanted an array of numbers at {found.name!r}, there is {found.dtype}")
     access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
     access.set_virtual_view(h5py.h5d.VDS_FIRST_MISSING)
     if found.external:

@@ -1,16 +1,14 @@
 """What of an HDF5 array is elsewhere: the sources of a virtual dataset, raw files."""
 
-import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pipeline.errors import PipelineError, PipelineOSError
 from pipeline.readers.hdf5_files import HDF5Files
 from pipeline.readers.hdf5_links import MAX_LINKS, find_dataset
 from pipeline.readers.roots import Roots
-
-ENDLESS = 2**63
+from pipeline.readers.slab import Slab, rows_there
 
 
 class HDF5Parts:
@@ -49,12 +47,15 @@ class HDF5Parts:
     def __init__(self, dataset: Any, path: str, files: HDF5Files, roots: Roots, depth: int = 0) -> None:
         if depth > MAX_LINKS:
             raise PipelineOSError(f"{path}: more than {MAX_LINKS} virtual datasets, each a part of the one before")
-        self.n_rows, self.lack = len(dataset), ""
         self._path, self._files, self._roots, self._depth = path, files, roots, depth
+        # Nothing is asked of the array before: to know its shape, HDF5 opens its sources.
+        found = [self._sources(each) for each in dataset.virtual_sources()] if dataset.is_virtual else []
+        if not dataset.shape:
+            raise PipelineOSError(f"{path}: wanted an array of numbers, there is the shape {dataset.shape}")
+        self.n_rows, self.lack = len(dataset), ""
         self._check_raw(dataset)
-        for source in dataset.virtual_sources() if dataset.is_virtual else ():
-            for part in self._parts(source):
-                self._count(part)
+        for sources, mapping in zip(found, dataset.virtual_sources() if found else (), strict=True):
+            self._count(sources, Slab.of(mapping.vspace), Slab.of(mapping.src_space))
 
     def _check_raw(self, dataset: Any) -> None:
         if dataset.external and self._depth:
@@ -67,33 +68,36 @@ class HDF5Parts:
                 raise OSError(f"{raw}: wanted {wanted} bytes, there are {os.path.getsize(raw)}")
             n_bytes -= min(size, n_bytes)
 
-    def _parts(self, source: Any) -> Iterator["_Part"]:
-        """Return the parts that a mapping tells of: one for each block, if their names count blocks."""
-        names = source.file_name, source.dset_name
-        rows, of = Slab.of(source.vspace), Slab.of(source.src_space)
+    def _sources(self, mapping: Any) -> list["_Source"]:
+        """Return the sources of a mapping: one for each block, up to one that is not there, if their names count."""
+        names = mapping.file_name, mapping.dset_name
         if not any("%b" in name.replace("%%", "") for name in names):
-            file, name = (name.replace("%%", "%") for name in names)
-            yield _Part(file, name, rows, of)
-            return
-        for i in itertools.count():
-            file, name = (name.replace("%%", "\0").replace("%b", str(i)).replace("\0", "%") for name in names)
-            if rows.block(i).start >= self.n_rows:
-                return
-            yield _Part(file, name, rows.block(i), of)
+            return [self._source(*(name.replace("%%", "%") for name in names))]
+        sources: list[_Source] = []
+        while not (sources and sources[-1].shape is None):
+            i = str(len(sources))
+            sources.append(self._source(*(_counted(name, i) for name in names)))
+        return sources
 
-    def _count(self, part: "_Part") -> None:
+    def _source(self, file: str, name: str) -> "_Source":
         try:
-            found, path = find_dataset(self._files, self._place(part.file), part.name, self._roots.checked)
+            found, path = find_dataset(self._files, self._place(file), name, self._roots.checked)
             there = HDF5Parts(found, path, self._files, self._roots, self._depth + 1)
         except PipelineError:
             raise
         except (OSError, KeyError) as error:
-            n_rows, lack = part.rows.start, str(error.args[0])
-        else:
-            n_rows = part.n_rows((there.n_rows, *found.shape[1:]))
-            lack = there.lack or f"{path}: wanted more of {part.name!r}, there is shape {found.shape}"
-        if n_rows < self.n_rows:
-            self.n_rows, self.lack = n_rows, lack
+            return _Source(None, str(error.args[0]))
+        lack = there.lack or f"{path}: wanted more of {name!r}, there is the shape {found.shape}"
+        return _Source((there.n_rows, *found.shape[1:]), lack)
+
+    def _count(self, sources: Sequence["_Source"], rows: Slab, of: Slab) -> None:
+        """Count the rows that have these sources, each a block of rows, or one all of them."""
+        for i, source in enumerate(sources):
+            block = rows.block(i) if len(sources) > 1 else rows
+            taken = of if of.starts else block.at_zero()  # of numbered sources, HDF5 does not always tell
+            n_rows = block.start if source.shape is None else rows_there(block, taken, source.shape)
+            if n_rows < self.n_rows:
+                self.n_rows, self.lack = n_rows, source.lack
 
     def _place(self, name: str) -> str:
         """Return where HDF5 looks for a source: beside the file, if it is not where its whole path says."""
@@ -104,77 +108,38 @@ class HDF5Parts:
         return self._roots.checked(os.path.join(os.path.dirname(self._path), name))
 
 
-class Slab(NamedTuple):
-    """What a mapping takes of an array, by axis: as HDF5 says it."""
+class _Source(NamedTuple):
+    """A source of a virtual dataset: the shape that is there, if it is there, and what lacks then."""
 
-    starts: tuple[int, ...]
-    strides: tuple[int, ...]
-    counts: tuple[int, ...]
-    blocks: tuple[int, ...]
-
-    @classmethod
-    def of(cls, space: Any) -> "Slab":
-        """Return what is selected of a dataspace; of what is irregular, all between its bounds."""
-        import h5py
-
-        ones = (1,) * len(space.shape)
-        kind = space.get_select_type()
-        if kind == h5py.h5s.SEL_ALL:
-            return cls((0,) * len(ones), ones, space.shape, ones)
-        if kind == h5py.h5s.SEL_HYPERSLABS and space.is_regular_hyperslab():
-            return cls(*space.get_regular_hyperslab())
-        starts, ends = space.get_select_bounds()
-        return cls(starts, ones, ones, tuple(end - start + 1 for start, end in zip(starts, ends, strict=True)))
-
-    @property
-    def start(self) -> int:
-        """The first row."""
-        return self.starts[0]
-
-    @property
-    def n_rows(self) -> int:
-        """How many rows."""
-        return self.counts[0] * self.blocks[0]
-
-    @property
-    def ends(self) -> tuple[int, ...]:
-        """What follows the last, by axis."""
-        axes = zip(*self, strict=True)
-        return tuple(start + (count - 1) * stride + block for start, stride, count, block in axes)
-
-    def block(self, i: int) -> "Slab":
-        """Return the i-th block of rows alone."""
-        start = self.start + i * self.strides[0]
-        return self._replace(starts=(start, *self.starts[1:]), counts=(1, *self.counts[1:]))
-
-    def n_before(self, row: int) -> int:
-        """Return how many of its rows are before this one."""
-        n_blocks, rest = divmod(max(0, row - self.start), self.strides[0])
-        return min(self.n_rows, n_blocks * self.blocks[0] + min(rest, self.blocks[0]))
-
-    def row(self, n: int) -> int:
-        """Return its n-th row."""
-        n_blocks, rest = divmod(n, self.blocks[0])
-        return self.start + n_blocks * self.strides[0] + rest
+    shape: tuple[int, ...] | None
+    lack: str
 
 
-class _Part(NamedTuple):
-    """Rows of a virtual dataset, and of which dataset in which file they are."""
+def _counted(name: str, i: str) -> str:
+    return name.replace("%%", "\0").replace("%b", i).replace("\0", "%")
 
-    file: str
-    name: str
-    rows: Slab
-    of: Slab
 
-    def n_rows(self, there: tuple[int, ...]) -> int:
-        """Return up to which row of the virtual dataset an array of this shape goes."""
-        if len(there) != len(self.of.starts):
-            return self.rows.start
-        if max(*self.rows.counts, *self.of.counts) >= ENDLESS:  # how far it goes says HDF5
-            return ENDLESS
-        if any(end > n for end, n in zip(self.of.ends[1:], there[1:], strict=True)):
-            return self.rows.start
-        if self.of.ends[0] <= there[0]:
-            return ENDLESS
-        n = self.of.n_before(there[0])
-        return self.rows.row(n) if self.rows.n_rows == self.of.n_rows else self.rows.start
+def check_file(path: str, roots: Roots) -> None:
+    """Refuse a file, if it is one of HDF5, of which something is elsewhere, where none may be read.
+
+    Raises
+    ------
+    PipelineOSError
+        If there is such a link or part in it: whoever reads it by himself would follow.
+    """
+    import h5py
+    import h5py.h5l as h5l
+
+    if not h5py.is_hdf5(path):
+        return
+    files, found = HDF5Files(), []
+    try:
+        file = files.open(path)
+        file.id.links.visit(lambda name, info: found.append((name, info.type)), info=True)
+        for name, kind in found:
+            if kind == h5l.TYPE_EXTERNAL:
+                roots.checked(os.path.join(os.path.dirname(path), os.fsdecode(file.id.links.get_val(name)[0])))
+            elif kind == h5l.TYPE_HARD and isinstance(file[name], h5py.Dataset):
+                HDF5Parts(file[name], path, files, roots)
+    finally:
+        files.close()

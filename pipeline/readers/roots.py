@@ -45,21 +45,23 @@ class Roots:
             If it is outside the allowed folders, or neither a file nor a folder.
         """
         if "://" not in uri and not uri.startswith("file:"):
-            return self.checked(self._here(uri))
+            return self.here(uri)
         try:
             parts = urlsplit(uri)
         except ValueError as error:
             raise PipelineValueError(f"{uri}: wanted a file, file://localhost/...; {error}.") from None
         if parts.scheme != "file":
             raise PipelineValueError(f"{uri}: wanted a file, file://localhost/...; there is {parts.scheme}.")
-        return self.checked(self._here(unquote(parts.path)))
+        return self.here(unquote(parts.path))
 
-    def _here(self, path: str) -> str:
+    def here(self, path: str) -> str:
+        """Return where the file is now that a path names; errors are those of `path`."""
         path = _plain(path)
         for there, here in self._moved:
             if path == there or path.startswith(f"{there.rstrip('/')}/"):
-                return _plain(f"{here}/{path[len(there) :]}")
-        return path
+                tail = path.removeprefix(there)
+                return self.checked(_plain(f"{here}/{tail}") if tail else here)
+        return self.checked(path)
 
     def checked(self, path: str) -> str:
         """Return the path, if it may be read.

@@ -57,8 +57,10 @@ class RowShape:
         PipelineOSError
             If the shapes do not fit.
 
-        >>> RowShape([1, 2, 3]).fitted([numpy.zeros((2, 3))]).shape, RowShape([4, 2]).fitted([numpy.zeros((2, 2))] * 2).shape
-        ((1, 2, 3), (4, 2))
+        >>> RowShape([1, 2, 3]).fitted([numpy.zeros((2, 3))]).shape
+        (1, 2, 3)
+        >>> RowShape([4, 2]).fitted([numpy.zeros((2, 2)), numpy.zeros((2, 2))]).shape
+        (4, 2)
         """
         for joined in (numpy.stack(parts), numpy.concatenate([numpy.atleast_1d(part) for part in parts])):
             sizes = iter([size for size in joined.shape if size != 1])
