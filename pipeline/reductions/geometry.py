@@ -1,6 +1,7 @@
 """Where the pixels of a detector are: the geometry of an experiment, as pyFAI has it."""
 
 import hashlib
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -95,6 +96,7 @@ class Geometry:
         PipelineValueError
             If pyFAI makes nothing of it.
         """
+        logging.getLogger("silx.opencl").setLevel(logging.ERROR)  # which warns of what is not wanted here
         try:
             from pyFAI.integrator.azimuthal import AzimuthalIntegrator
             from pyFAI.io.ponifile import PoniFile

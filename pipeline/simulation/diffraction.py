@@ -1,5 +1,6 @@
 """The frames that a powder makes on an area detector."""
 
+import logging
 import os
 from typing import Any
 
@@ -80,6 +81,7 @@ class Diffraction:
 
 
 def _geometry(poni: str) -> Any:
+    logging.getLogger("silx.opencl").setLevel(logging.ERROR)  # which warns of what is not wanted here
     try:
         import pyFAI
     except ImportError:
