@@ -5,13 +5,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test crash-test services lint bench clean
+.PHONY: demo demo-powder test crash-test services lint bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/bluesky-pipeline demo
 
+# A detector's frames, from HDF5 files that grow, with what integrates them.
+demo-powder: $(VENV)/.installed-frames
+	$(BIN)/bluesky-pipeline demo powder demo-powder
+
+# Two at a time: tests mostly wait for servers.
 test: $(VENV)/.installed-dev services
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The long form of a test: a service is killed N times, and its ledger compared each time.
 N ?= 5000
@@ -37,7 +42,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info
+	rm -rf $(VENV) demo demo-powder build *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(f"wanted Python 3.11 or newer, {v} is here; try make PYTHON=python3.12" if v < (3, 11) else 0)'
@@ -47,6 +52,10 @@ $(VENV)/.installed: $(BIN)/python setup.cfg
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
+$(VENV)/.installed-frames: $(BIN)/python setup.cfg
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[fast,frames]"
+	touch $@
+
 $(VENV)/.installed-dev: $(BIN)/python setup.cfg
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
-	touch $@ $(VENV)/.installed
+	touch $@ $(VENV)/.installed $(VENV)/.installed-frames
