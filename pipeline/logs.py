@@ -50,6 +50,7 @@ def setup_logging(json: bool = False, level: int | str = logging.INFO, stream: I
         root.removeHandler(before)
     root.addHandler(handler)
     root.setLevel(level)
+    logging.getLogger("silx.opencl").setLevel(logging.ERROR)  # it warns that there is no OpenCL, which nobody uses here
     logging.captureWarnings(True)
 
 
