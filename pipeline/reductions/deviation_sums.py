@@ -215,13 +215,18 @@ def _add_arrays(
     change = numpy.add if sign > 0 else numpy.subtract
     for b in blocks:
         part = slice(b * BLOCK, (b + 1) * BLOCK)
-        x, k, s, q = frame[part] ^ flip, first[part], sums[part], squares[part]
-        d = numpy.maximum(x, k) - numpy.minimum(x, k)
+        x, k, s, q = frame[part] ^ flip if flip else frame[part], first[part], sums[part], squares[part]
+        d = numpy.maximum(x, k)
+        d -= numpy.minimum(x, k)
         peaks[b] = d.max()
-        change(s, numpy.subtract(x, k, dtype=numpy.promote_types(x.dtype, "u2")).astype(numpy.int16), out=s)
+        change(s, _as_int16(numpy.subtract(x, k, dtype=numpy.promote_types(x.dtype, "u2"))), out=s)
         if q.size:
             e = d.astype(q.dtype, copy=False)
             change(q, e * e, out=q)
+
+
+def _as_int16(values: Array) -> Array:
+    return values.view(numpy.int16) if values.itemsize == 2 else values.astype(numpy.int16)
 
 
 def _spill_loop(

@@ -41,7 +41,7 @@ class EventReduction(Reduction):
         row = self.reduce(data)
         if self._nothing is None:
             self._nothing = {key: _unknown(value) for key, value in row.items()}
-        elif any(map(_is_array, row.values())):
+        elif _has_arrays(row):
             _check_shapes(row, self._nothing)
         self._last = row
 
@@ -49,10 +49,14 @@ class EventReduction(Reduction):
         """Return what the last event gives; `None` before the first that gives something. Arrays are read-only."""
         if self._last is None:
             return None
-        for value in self._last.values():
-            if type(value) is numpy.ndarray:
+        if _has_arrays(self._last):
+            for value in filter(_is_array, self._last.values()):
                 value.setflags(write=False)
         return dict(self._last)
+
+
+def _has_arrays(row: Result) -> bool:
+    return numpy.ndarray in set(map(type, row.values()))
 
 
 def _is_array(value: Any) -> bool:

@@ -213,7 +213,10 @@ def _integers_of(block: _Block, frame: Array) -> tuple[float, ...]:
 
 def _exact_sums(block: _Block, values: Array) -> tuple[int, int, int]:
     """Return the total and the moments of integers of up to 33 bits."""
-    return _exact_sum(values), _exact_sum(values * block.y), _exact_sum(values * block.x)
+    if values.ndim == 1:
+        return _exact_sum(values), _exact_sum(values * block.y), _exact_sum(values * block.x)
+    lines, columns = values.sum(1), values.sum(0)
+    return int(lines.sum()), _exact_sum(lines * block.y[:, 0]), _exact_sum(columns * block.x[0])
 
 
 def _exact_sum(values: Array) -> int:
