@@ -147,9 +147,11 @@ class AzimuthalIntegration(EventReduction):
     def begin(self, start: Mapping[str, Any]) -> None:
         """Work out the shares of pixels before the first point, if the geometry tells the shape of frames."""
         shape = self._instrument.shape()
-        if shape is not None:
-            nothing = numpy.zeros(shape, numpy.uint16)
-            self._instrument.integrator({}, shape).sums(nothing, None, None, self._has_error)  # compiles, too
+        if shape is None:
+            return
+        integrator = self._instrument.integrator({}, shape)
+        for dtype in (numpy.uint16, numpy.int32):  # as most detectors have: what sums them is compiled by that
+            integrator.sums(numpy.zeros(shape, dtype), None, integrator.bounds(numpy.dtype(dtype)), self._has_error)
 
     def reduce(self, data: Data) -> Result:
         """Return the curve of one event."""

@@ -18,7 +18,7 @@ BLOCK = 2**14  # pixels at a time: they stay in the cache nearest to the process
 _ONE = 2.0**31  # a share of 1 as an integer of 32 bits
 _UNEVEN = 256.0  # from where on gains differ too much for integers to hold them all
 _FINITE = -numpy.finfo(float).max, numpy.finfo(float).max
-_NONE = numpy.empty(0, numpy.float32)
+_NONE = readable(numpy.empty(0, numpy.float32))  # so that there is one kernel, whatever the correction
 
 
 class Weights(NamedTuple):
@@ -133,13 +133,13 @@ class PreparedRuns:
             gain = numpy.ones(runs.light.shape, numpy.float32)
         self._offset, self._gain, self._light = (self._usable(each) for each in (offset, gain, runs.light))
         self._weights: dict[tuple[bool, int], Weights] = {}
-        self.norm = runs.total(Weights(runs.here, _NONE), self._light)
+        self.norm = runs.total(Weights(runs.here, runs.here[:0]), self._light)
 
     def _usable(self, image: Array | None) -> Array:
         """Return an image that is 0 where a pixel cannot be used; an empty one for none."""
         if image is None or self._is_usable is None:
-            return _NONE if image is None else image.ravel()
-        return numpy.where(self._is_usable, image.ravel(), numpy.float32(0))
+            return _NONE if image is None else readable(image).ravel()
+        return readable(numpy.where(self._is_usable, image.ravel(), numpy.float32(0)))
 
     def sums(self, frame: Array, bounds: Bounds | None = None) -> tuple[Array, Array]:
         """Return the sums of the corrected values of a frame, by bin, and how much light the pixels see that count.
@@ -194,7 +194,7 @@ class PreparedRuns:
     # what is worked out once -----------------------------------------------------------------------------------
 
     def _gain_for(self, power: int) -> Array:
-        return self._gain if power == 1 else self._gain**power
+        return self._gain if power == 1 else readable(self._gain**power)
 
     @cached_property
     def _offset_sums(self) -> Array:
@@ -205,7 +205,7 @@ class PreparedRuns:
         key = is_whole, power
         if key not in self._weights:
             here = self._runs.here**power
-            both = _NONE if power == 1 else here + self._runs.beyond() ** power
+            both = here[:0] if power == 1 else here + self._runs.beyond() ** power
             self._weights[key] = self._as_whole(here, both, power) if is_whole else Weights(here, both)
         return self._weights[key]
 
