@@ -8,7 +8,7 @@ from pipeline.errors import PipelineError, PipelineKeyError, PipelineValueError,
 from pipeline.event_data import EventData
 from pipeline.output import Point
 from pipeline.reductions.event_reduction import EventReduction
-from pipeline.reductions.reduction import Data, Reduction
+from pipeline.reductions.reduction import SHARED, Data, Reduction
 
 
 class Links:
@@ -86,17 +86,18 @@ class Chain:
     def _fed(self, data: Data, reduction: Reduction, place: int) -> Data:
         """Return the data with the results of the reduction at this place, for those after it."""
         result = reduction.feed() or {}
-        if not result.keys() <= self.derived.keys():  # its first result, or the first with all keys
-            others = {key for key, of in self.derived.items() if of != place} | self.data_keys.keys()
-            if taken := sorted(result.keys() & others):
-                raise PipelineValueError(
-                    f"{reduction.name} gives {taken[0]!r}, which is there already; name it otherwise."
-                )
-            self.derived |= dict.fromkeys(result, place)
+        if any(self.derived.get(key) != place for key in result):  # its first result, or the first with all keys
+            self._derive(reduction, [key for key in result if not key.endswith(SHARED)], place)
         if isinstance(data, EventData):
             data.add(result)
             return data
         return {**data, **result}
+
+    def _derive(self, reduction: Reduction, keys: Sequence[str], place: int) -> None:
+        others = {key for key, of in self.derived.items() if of != place} | self.data_keys.keys()
+        if taken := sorted(others.intersection(keys)):
+            raise PipelineValueError(f"{reduction.name} gives {taken[0]!r}, which is there already; name it otherwise.")
+        self.derived |= dict.fromkeys(keys, place)
 
     def update_page(self, links: Links, columns: Mapping[str, Sequence[Any]], n: int) -> None:
         """Let each reduction take in `n` events by their columns; none feeds another."""

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from pipeline.data_keys import caster, describe
 from pipeline.documents import Document, safe_keys
-from pipeline.reductions.reduction import Reduction, Result
+from pipeline.reductions.reduction import SHARED, Reduction, Result
 from pipeline.run_builder import RunBuilder, configuration
 
 COUNTERS = ("raw_seq_num", "n_events")
@@ -172,13 +172,13 @@ class Output:
 def _distinct(result: Result, row: Mapping[str, Any]) -> Result:
     """Return the result with names that are not in the row: what two reductions call alike is kept of both.
 
-    >>> _distinct({"det_n": 1, "det_mean": 2.0}, {"det_n": 3})
-    {'det_n_2': 1, 'det_mean': 2.0}
+    >>> _distinct({"det_n": 1, "det_mean": 2.0, "det_n_frames": 1}, {"det_n": 3, "det_n_frames": 1})
+    {'det_n_2': 1, 'det_mean': 2.0, 'det_n_frames': 1}
     """
     distinct: Result = {}
     for key, value in result.items():
         name, number = key, 1
-        while name in row or name in distinct:
+        while (name in row and not key.endswith(SHARED)) or name in distinct:
             number += 1
             name = f"{key}_{number}"
         distinct[name] = value

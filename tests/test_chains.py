@@ -6,7 +6,7 @@ import pytest
 from pipeline import Node, Pipeline, Reduction
 from pipeline.config import load
 from pipeline.errors import RejectedValue
-from pipeline.reductions import Map, Mean, Normalize, PeakStatistics, Regions
+from pipeline.reductions import Map, Mean, Normalize, PeakStatistics, Quality, Regions
 from pipeline.testing import make_run
 
 X = [float(i) for i in range(21)]
@@ -90,6 +90,10 @@ def test_a_field_that_nobody_gives_is_told_with_what_there_is(kept):
     [
         ([Normalize("det", "i0", name="motor"), Mean("motor")], "Normalize gives 'motor', which is there already"),
         ([Normalize("det", "i0", name="a"), Normalize("i0", "det", name="b"), Mean("a")], "gives 'i0_ok'"),
+        (
+            [Quality("det"), Quality("det", saturation=3.0), Mean("i0")],
+            "Quality gives 'det_max', which is there already",
+        ),
     ],
 )
 def test_a_name_that_is_taken_is_refused(reductions, says, kept):
@@ -167,3 +171,13 @@ def test_what_two_reductions_call_alike_is_kept_of_both(kept):
     ]
     (data_keys,) = (doc["data_keys"] for doc in kept.named("descriptor") if doc["name"] == "final")
     assert [data_keys[key]["source"].partition("(")[0] for key in ("det_n", "det_n_2")] == ["PeakStatistics", "Mean"]
+
+
+def test_how_many_frames_a_field_had_is_said_once(kept):
+    frames = [numpy.full((2, 3, 4), i, "u2") for i in range(3)]
+    node = Node("frames", Quality("det"), Regions("det", {"a": [0, 2, 0, 2]}, "sum"), Mean("det_a_sum"))
+
+    replayed(kept, node, make_run({"det": frames}))
+
+    assert [row["det_n_frames"] for row in kept.events("primary")] == [2, 2, 2]
+    assert kept.final()["det_a_sum_mean"] == 8.0

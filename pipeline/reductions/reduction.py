@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _OWN = "arguments", "_call"
 _UNCHANGING = {str, int, float, bool, type(None)}
 
+SHARED = "_n_frames"  # ends the key of how many frames a field had: whoever says it says the same
+
 Data = Mapping[str, Any]
 Result = dict[str, Any]
 
