@@ -124,7 +124,9 @@ class Regions(EventReduction):
             )
         if values.ndim == axes:
             return self._of_frame(values)
-        return {**self._of_series(values), f"{self.field}_n_frames": len(values)}
+        row = self._of_series(values)
+        row[f"{self.field}_n_frames"] = len(values)
+        return row
 
     def _of_series(self, values: Array) -> Result:
         if self.frames != "each":

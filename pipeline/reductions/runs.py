@@ -67,14 +67,11 @@ class Runs:
     def _of_integers(self, frame: Array) -> RegionSums:
         kernel = compiled(_integers_loop) if self._is_for_kernel(frame) and frame.itemsize < 8 else None
         if kernel is not None:
-            found = numpy.zeros((6, len(self._n)), numpy.int64)
+            found = numpy.empty((4, len(self._n)))
             kernel(readable(frame), self._starts, self._runs, found)
-            numbers = found.astype(float)
-            moments = numbers[2:4] * 2.0**32 + numbers[4:]
         else:
-            numbers = numpy.array([_integers_of(block, frame) for block in self._blocks]).reshape(-1, 4).T
-            moments = numbers[2:]
-        return RegionSums(self._n, numbers[0], numbers[1], moments, self._places)
+            found = numpy.array([_integers_of(block, frame) for block in self._blocks]).reshape(-1, 4).T
+        return RegionSums(self._n, found[0], found[1], found[2:], self._places)
 
     def _of_floats(self, frame: Array) -> RegionSums:
         counts, found = numpy.zeros((len(self._n), 3), numpy.int64), numpy.zeros((len(self._n), 4))
@@ -125,7 +122,7 @@ def _counts(runs: Array) -> tuple[int, int, int]:
 
 
 def _integers_loop(frame: Array, starts: Array, runs: Array, found: Array) -> None:
-    """Find the total, the largest, and the moments along y and x, in two parts: the lower 32 bits, and the rest."""
+    """Find the total, the largest, and the moments along y and x, summed in two parts: 32 bits, and those above."""
     for region in range(len(starts) - 1):
         total, y_high, y_low, x_high, x_low = 0, 0, 0, 0, 0
         largest = numpy.iinfo(numpy.int64).min
@@ -144,7 +141,8 @@ def _integers_loop(frame: Array, starts: Array, runs: Array, found: Array) -> No
             y_high, y_low = y_high + (along >> 32), y_low + (along & _LOW)
             x_high, x_low = x_high + (across >> 32), x_low + (across & _LOW)
         found[0, region], found[1, region] = total, largest if starts[region + 1] > starts[region] else 0
-        found[2, region], found[3, region], found[4, region], found[5, region] = y_high, x_high, y_low, x_low
+        found[2, region] = float(y_high) * 2.0**32 + float(y_low)
+        found[3, region] = float(x_high) * 2.0**32 + float(x_low)
 
 
 def _floats_loop(frame: Array, starts: Array, runs: Array, counts: Array, found: Array) -> None:
