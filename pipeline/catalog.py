@@ -25,6 +25,7 @@ NICE = 10  # of the processes that serve a catalog and write to it: a scan on th
 SERVER = "server.json"  # where the server is: url, api_key, pid; for its user's eyes only
 SERVER_LOCK = "server.lock"  # held by the server while it lives
 START_LOCK = "start.lock"  # held by whoever starts a server
+READABLE = "readable"  # the folders whose files the server may read besides its own, one a line
 USERS_LOCK = "users.lock"  # shared by the processes that use the catalog; the kernel gives it back for the dead
 
 _users: dict[Path, int] = {}  # directory -> our share of its users.lock
@@ -109,6 +110,39 @@ def stop_server(path: str | os.PathLike[str] | None = None, *, timeout: float = 
         if _wait_until_gone(directory, time.monotonic() + timeout):
             return True
     raise PipelineOSError(f"The server of the catalog {directory} (process {pid}) cannot be ended.")
+
+
+def let_read(catalog: Any, folder: str | os.PathLike[str]) -> None:
+    """Let the server of an embedded catalog read the files of a folder, that runs in it refer to.
+
+    Parameters
+    ----------
+    catalog
+        Its directory, or a client of it. Nothing is done for other catalogs: who runs them tells what they may read.
+    folder
+        With all that is in it; a line in the catalog's file `readable`, which may be edited.
+    """
+    if catalog is None or isinstance(catalog, str | os.PathLike):
+        directory: Path | None = _directory(catalog)
+    else:
+        directory = _directory_at(str(catalog.context.api_uri))
+    if directory is None:
+        return
+    _make_private(directory)
+    line = os.fsencode(Path(folder).resolve()) + b"\n"
+    with open(directory / READABLE, "ab+") as file:
+        file.seek(0)
+        if line not in file:
+            file.write(line)
+
+
+def _directory_at(url: str) -> Path | None:
+    """Return the directory of the embedded catalog whose server is there, if this process uses it."""
+    for directory in list(_users):
+        with contextlib.suppress(FileNotFoundError):
+            if urlsplit(json.loads((directory / SERVER).read_bytes())["url"]).netloc == urlsplit(url).netloc:
+                return directory
+    return None
 
 
 def default_path() -> Path:

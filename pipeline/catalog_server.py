@@ -19,7 +19,18 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from pipeline.catalog import CONTAINERS, NICE, SERVER, SERVER_LOCK, USERS_LOCK, answers, is_same_file, try_lock
+from pipeline.catalog import (
+    CONTAINERS,
+    NICE,
+    READABLE,
+    SERVER,
+    SERVER_LOCK,
+    USERS_LOCK,
+    answers,
+    is_same_file,
+    try_lock,
+)
+from pipeline.readable_folders import ReadableFolders
 
 SPECS = [{"name": "CatalogOfBlueskyRuns", "version": "3.0"}]
 
@@ -100,11 +111,13 @@ def _tree(directory: Path) -> Any:
     # Tiled would give one and the same connection to all threads, and with it one transaction: who reads then undoes
     # what another is about to write.
     storage.__dict__["_connection_pool"] = QueuePool(storage._adbc_connection.adbc_clone, pool_size=5, max_overflow=10)
-    return from_uri(
+    tree = from_uri(
         directory / "catalog.db",
         writable_storage=[directory / "data", storage.uri],
         cache_config=StreamingCacheConfig(uri="memory").model_dump(),
     )
+    tree.context.readable_storage = ReadableFolders(tree.context.readable_storage, directory / READABLE)
+    return tree
 
 
 def _initialize(path: Path) -> None:

@@ -40,6 +40,7 @@ class Outlet:
         self.sink = sink
         self.name = safe_key(str(getattr(sink, "name", None) or type(sink).__name__))
         self.takes_arrays = bool(getattr(sink, "takes_arrays", False))
+        self.arrays = getattr(sink, "arrays", None)  # where it keeps large ones
 
     def fault(self, uid: str) -> str:
         """Return what a sink with a queue of its own tells of a run, or of its server."""
@@ -57,12 +58,12 @@ class Outlet:
             "outage": getattr(self.sink, "trouble", "") or faults.get("server", ""),
         }
 
-    def ask(self, method: str, timeout: float | None) -> None:
+    def ask(self, method: str, *arguments: Any) -> None:
         """Call `flush` or the like, if the sink has it; a fault there is the sink's."""
         try:
             function = getattr(self.sink, method, None)
             if callable(function):
-                function(timeout) if timeout is not None else function()
+                function(*(each for each in arguments if each is not None))
         except Exception as error:  # noqa: BLE001 - contained: a sink's fault is the sink's
             logger.error("Sink %s: %s", self.name, error)
 
@@ -84,8 +85,8 @@ class Delivery:
     def __init__(self, outlets: Sequence[Outlet]) -> None:
         self._outlets = outlets
         self._sinks = list(outlets)  # that are handed something
-        self._keeper = next((outlet for outlet in outlets if getattr(outlet.sink, "arrays", None) is not None), None)
-        self._arrays = None if self._keeper is None else RunArrays(self._keeper.sink.arrays)  # type: ignore[attr-defined]
+        self._keeper = next((outlet for outlet in outlets if outlet.arrays is not None), None)
+        self._arrays = RunArrays(self._keeper.arrays) if self._keeper and self._keeper.arrays else None
         self._faults: dict[str, str] = {}
         self._uid = ""
 
@@ -106,17 +107,26 @@ class Delivery:
     def _without_arrays(self, arrays: RunArrays, name: str, doc: Document) -> list[tuple[str, Document]]:
         """Return the documents that stand for this one, and have no large arrays."""
         try:
-            return arrays(name, doc)
+            documents = arrays(name, doc)
+            if documents[0][0] == "stream_resource":
+                self._let_read()
+            return documents
         except Exception as error:  # noqa: BLE001 - contained, as above
             self._give_up_keeping(f"{name}: {type(error).__name__}: {error}")
             return [(name, arrays.without(name, doc))]
+
+    def _let_read(self) -> None:
+        """Have catalogs know the folder of the files that documents refer to."""
+        folder = getattr(self._keeper and self._keeper.arrays, "directory", None)
+        for outlet in self._sinks if folder is not None else ():
+            outlet.ask("let_read", folder)
 
     def _give_up_keeping(self, reason: str) -> None:
         """Let the ledger's file end here: what comes next would not be what belongs there."""
         if self._keeper in self._sinks:
             self._tell(self._keeper.name, reason)
             self._sinks.remove(self._keeper)
-            self._keeper.ask("flush", None)
+            self._keeper.ask("flush")
             if isinstance(self._keeper.sink, Resumable):
                 self._keeper.sink.let_go(self._uid)
 

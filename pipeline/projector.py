@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.catalog import default_path, try_lock
+from pipeline.catalog import default_path, let_read, try_lock
 from pipeline.catalogs import runs_of
 from pipeline.errors import (
     PipelineError,
@@ -184,6 +184,7 @@ class Projector:
         try:
             path = state / f"projected-{target_hash(self.target)}.db" if self._is_named else None
             self._projected = Projected(path)
+            self._let_read()
             self._tail = LedgerTail(self.ledger, self._projected.is_level)
             yield self._tail
         finally:
@@ -191,6 +192,12 @@ class Projector:
             self._let_go()
             if lock is not None:
                 os.close(lock)
+
+    def _let_read(self) -> None:
+        """Let an embedded catalog read the files of large arrays."""
+        directory = _embedded_directory(self._target)
+        if directory is not None or hasattr(self._target, "context"):
+            let_read(directory or self._target, self.ledger)
 
     @property
     def _is_named(self) -> bool:

@@ -1,5 +1,6 @@
 """Runs into a databroker catalog, whatever it is made of."""
 
+import os
 import time
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -57,6 +58,11 @@ class DatabrokerSink:
             self._sink: TiledSink | Buffered = TiledSink(broker.v2, maxsize=maxsize, when_full=when_full, name=name)
         else:
             self._sink = Buffered(MissingOnly(broker), maxsize=maxsize, when_full=when_full, name=name)
+
+    def let_read(self, folder: str | os.PathLike[str]) -> None:
+        """Let the server of an embedded catalog read this folder: the documents that come refer to files in it."""
+        if isinstance(self._sink, TiledSink):
+            self._sink.let_read(folder)
 
     def __call__(self, name: str, doc: Document) -> None:
         """Put the document in the queue."""

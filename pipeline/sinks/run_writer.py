@@ -8,13 +8,13 @@ import orjson
 from bluesky_tiled_plugins.utils import truncate_json_overflow
 from bluesky_tiled_plugins.writing.tiled_writer import RunNormalizer, _RunWriter
 from event_model import unpack_datum_page, unpack_event_page
-from event_model.documents import DatumPage, EventPage, RunStop, StreamDatum, StreamResource
+from event_model.documents import DatumPage, EventPage, RunStop
 from tiled.client.utils import ClientError
 from tiled.structures.core import Spec
 
 from pipeline.catalogs import find
 from pipeline.documents import Document, safe_key
-from pipeline.errors import PipelineRuntimeError
+from pipeline.errors import PipelineKeyError, PipelineRuntimeError
 from pipeline.sinks.stream_writer import StreamWriter, column_names
 
 _NOT_STORED = ("tiled_access_tags", "tiled_specs")
@@ -56,9 +56,8 @@ class RunWriter(_RunWriter):
         self._names: dict[str, dict[str, str]] = {}  # stream name -> data key -> column
         self._stream_of: dict[str, StreamWriter] = {}  # descriptor uid -> the writer of its stream
         self._names_of: dict[str, dict[str, str]] = {}  # descriptor uid -> data key -> column, where one differs
-        self._plain: set[str] = set()  # uids of descriptors without external data
-        self._lost: dict[str, tuple[str, ...]] = {}  # name of an external node -> its stream and key, to be found again
-        self._unconfirmed: dict[str, tuple[Any, list[Any]]] = {}  # stream_resource uid -> descriptor uid, patches
+        self._data_keys_of: dict[str, Document] = {}  # descriptor uid -> its data keys, where some are external
+        self._resources: dict[str, Document] = {}  # stream_resource uid -> the document
         self._normalizer = _Normalizer(self._take)
 
     # taking in
@@ -87,7 +86,7 @@ class RunWriter(_RunWriter):
         descriptor = event["descriptor"]
         if names := self._names_of.get(descriptor):
             event = _renamed(event, names)
-        if descriptor in self._plain:  # a tenth of the normalizer's time
+        if descriptor not in self._data_keys_of:  # a tenth of the normalizer's time
             self._stream_of[descriptor].take(event)
         else:
             self._normalizer("event", event)
@@ -99,12 +98,23 @@ class RunWriter(_RunWriter):
         elif name == "event":
             self._stream_of[doc["descriptor"]].take(doc)
         elif name == "stream_resource":
-            self.stream_resource(cast(StreamResource, doc))
+            self._resources[doc["uid"]] = doc
         elif name == "stream_datum":
-            self._external_data_cache[doc["uid"]] = cast(StreamDatum, doc)
+            self._take_datum(doc)
         elif name == "stop":
             self.notes[:0] = doc.pop("_run_normalizer_notes", [])
             self._stop = doc
+
+    def _take_datum(self, doc: Document) -> None:
+        descriptor, resource = doc["descriptor"], self._resources.get(doc["stream_resource"])
+        if resource is None:
+            raise PipelineKeyError(
+                f"a stream_datum of {doc['stream_resource']!r}, of which there is no stream_resource"
+            )
+        names, key = self._names_of.get(descriptor, {}), str(resource["data_key"])
+        key = names.get(key, key)
+        data_key = self._data_keys_of[descriptor][key]
+        self._stream_of[descriptor].take_datum(doc, {**resource, "data_key": key}, data_key)
 
     def _with_columns(self, doc: Document) -> Document:
         """Return the descriptor with names that SQL takes, each with its `original_name`."""
@@ -133,8 +143,8 @@ class RunWriter(_RunWriter):
             update = {"uid": doc["uid"], "time": doc["time"], "configuration": doc.get("configuration")}
             self._streams[name].updates.append({key: value for key, value in update.items() if value})
         self._stream_of[doc["uid"]] = self._streams[name]
-        if not any("external" in data_key for data_key in doc["data_keys"].values()):
-            self._plain.add(doc["uid"])
+        if any("external" in data_key for data_key in doc["data_keys"].values()):
+            self._data_keys_of[doc["uid"]] = doc["data_keys"]
 
     def _new_stream(self, name: str, descriptor: Document) -> StreamWriter:
         taken = {stream.key for stream in self._streams.values()}
@@ -181,7 +191,6 @@ class RunWriter(_RunWriter):
             return self._compare(client)
         for stream in self._streams.values():
             self._write_stream(stream)
-        self._write_external()
         if self._stop is not None:
             self._close()
         return None
@@ -192,8 +201,6 @@ class RunWriter(_RunWriter):
             self._reopen = True
         self.root_node = None
         self._desc_nodes.clear()
-        self._lost.update({name: tuple(node.path_parts[-2:]) for name, node in self._sres_nodes.items()})
-        self._sres_nodes.clear()
         for stream in self._streams.values():
             stream.detach()
 
@@ -276,27 +283,16 @@ class RunWriter(_RunWriter):
                 raise
             return find(run, stream.key).base
 
-    def _write_external(self) -> None:
-        """Register the files that stream_datum documents tell of."""
-        for name, (stream, key) in list(self._lost.items()):
-            self._sres_nodes[name] = find(self._desc_nodes[stream], key)
-            del self._lost[name]
-        for uid, doc in list(self._external_data_cache.items()):
-            _, _, patch = self._update_consolidator(doc)
-            del self._external_data_cache[uid]
-            patches = self._unconfirmed.setdefault(doc["stream_resource"], (doc["descriptor"], []))[1]
-            patches.append(patch)
-        for uid, (descriptor, patches) in list(self._unconfirmed.items()):
-            node, consolidator = self.get_sres_node(uid, descriptor)
-            patch = type(patches[0]).combine_patches(patches)
-            self._update_data_source_for_node(node, consolidator.get_data_source(), patch=patch)
-            del self._unconfirmed[uid]
-
     def _close(self) -> None:
         """Write the stop document, last: a run that has one is whole."""
         if self._kept:
             for stream in self._streams.values():
                 stream.shorten(self.access_tags)
+        parts = {
+            f"{stream.key}/{key}": part for stream in self._streams.values() for key, part in stream.external.items()
+        }
+        self._sres_nodes = {name: part.node for name, part in parts.items() if part.node is not None}
+        self._consolidators = {name: part.consolidator for name, part in parts.items()}
         super().stop(cast(RunStop, truncate_json_overflow(self._stop)))
         self.is_finished = True
 
@@ -305,7 +301,7 @@ class RunWriter(_RunWriter):
             f"{stream.key}/{part.key}": part.node
             for stream in self._streams.values()
             for part in stream.parts()
-            if part.node is not None
+            if part.node is not None and part.key not in stream.external
         }
         super()._close_stream_tree()
 

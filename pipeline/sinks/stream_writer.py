@@ -1,5 +1,7 @@
 """The rows of one event stream on their way into a Tiled node: a table for scalars, one array for each array.
 
+What is in files stays there; the node of such a data key is told where.
+
 A part keeps its rows until the server has confirmed them, knows how many it has written, and finds out what became
 of a write that was never answered. So a write may be tried again, and no row is lost or doubled.
 A part may also compare its rows with those that the catalog has, and go on behind them.
@@ -16,6 +18,7 @@ import pyarrow
 
 from pipeline.catalogs import find as find
 from pipeline.documents import Document, safe_key
+from pipeline.sinks.external_part import ExternalPart
 from pipeline.sinks.stored_rows import StoredArrays, StoredTable
 
 MAX_COLUMNS = 1000  # of one table; Tiled's own writer splits them at 1024
@@ -56,6 +59,7 @@ class StreamWriter:
         internal = [key for key, data_key in self._data_keys.items() if "external" not in data_key]
         self._arrays = {key: self._new_array(key) for key in internal if self._data_keys[key]["dtype"] == "array"}
         self._tables = _tables(internal, self._data_keys)
+        self.external: dict[str, ExternalPart] = {}  # by data key
         self._known = set(internal)
         self._kept: dict[str, int] = {}
 
@@ -68,6 +72,15 @@ class StreamWriter:
             table.take(event)
         for key, array in self._arrays.items():
             array.pending.append(data.get(key))
+
+    def take_datum(self, datum: Document, resource: Document, data_key: Document) -> None:
+        """Take in that there are rows in a file."""
+        key = resource["data_key"]
+        if key not in self.external:
+            self.external[key] = ExternalPart(key, self.descriptor, self._tell)
+            if key in self._kept:
+                self.external[key].keep(self._kept[key])
+        self.external[key].take(datum, resource, data_key)
 
     def _meet(self, data: Document) -> None:
         """Make an array for external data that came filled; note what the descriptor does not know."""
@@ -99,6 +112,7 @@ class StreamWriter:
         differences = [table.compare(self.node) for table in self._tables]
         n_rows = max(table.n_there for table in self._tables)
         differences += [array.compare(self.node, n_rows) for array in self._arrays.values()]
+        differences += [part.compare(self.node) for part in self.external.values()]
         return next((f"stream {self.key!r}, {difference}" for difference in differences if difference), "")
 
     def keep(self, rows: dict[str, int]) -> None:
@@ -108,9 +122,11 @@ class StreamWriter:
             part.keep(rows.get(part.key, 0))
 
     def shorten(self, access_tags: list[str] | None) -> None:
-        """Cut off what arrays have beyond the last row: of a write that was never finished."""
+        """Cut off what is there beyond the last row: of a write that was never finished."""
         for array in self._arrays.values():
             array.shorten(self.node, access_tags)
+        for part in self.external.values():
+            part.shorten()
 
     def standing(self) -> dict[str, int]:
         """Return how many rows of each part can be kept, by its key, once all have been compared.
@@ -120,16 +136,15 @@ class StreamWriter:
         """
         return {part.key: part.n_kept for part in self.parts()}
 
-    def parts(self) -> list["Part"]:
-        """Return what the stream is written in."""
-        return [*self._arrays.values(), *self._tables]
+    def parts(self) -> list["Part | ExternalPart"]:
+        """Return what the stream is written in, the table last: a row that is seen is there altogether."""
+        return [*self.external.values(), *self._arrays.values(), *self._tables]
 
     def detach(self) -> None:
         """Forget the clients of a server that is gone."""
         self.node = None
         for part in self.parts():
-            part.node = None
-            part.doubtful = True
+            part.detach()
 
 
 def column_names(names: Iterable[str]) -> dict[str, str]:
@@ -192,6 +207,10 @@ class Part:
     def _adapt(self) -> None:
         """Take over what the node that is there says of itself."""
         raise NotImplementedError
+
+    def detach(self) -> None:
+        """Forget the client of a server that is gone."""
+        self.node, self.doubtful = None, True
 
     @property
     def n_kept(self) -> int:

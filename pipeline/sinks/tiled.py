@@ -79,6 +79,8 @@ class TiledSink:
         self._stopped: deque[tuple[int, str]] = deque()  # number of its last line, run uid
         self._cut: set[str] = set()  # uids of runs of which something is lost
         self._closed = False
+        self._target = target
+        self._readable: set[str | os.PathLike[str]] = set()  # folders
         self._link = self._connect(target, container, flush_seconds=flush_seconds, flush_count=flush_count)
         _open.add(self)
 
@@ -88,6 +90,14 @@ class TiledSink:
         options = [f"--{key.replace('_', '-')}={value}" for key, value in flush.items()]
         where = _where(target, container)
         return WriterProcess(self._outbox, where, options, report=self._report, died=self._report_death)
+
+    def let_read(self, folder: str | os.PathLike[str]) -> None:
+        """Let the server of an embedded catalog read this folder: the documents that come refer to files in it."""
+        from pipeline.catalog import let_read
+
+        if folder not in self._readable and not str(self._target).startswith(("http://", "https://")):
+            self._readable.add(folder)
+            let_read(self._target, folder)
 
     def __call__(self, name: str, doc: Document) -> None:
         """Put the document in the queue; see `when_full`."""
