@@ -60,6 +60,7 @@ class Buffered:
     ) -> None:
         if when_full not in ("wait", "drop"):
             raise PipelineValueError(f"Buffered: when_full is {when_full!r}; wanted 'wait' or 'drop'.")
+        self.takes_arrays = getattr(sink, "takes_arrays", False)
         self.name = name or getattr(sink, "name", None) or getattr(sink, "__qualname__", type(sink).__name__)
         self.n_dropped = 0
         self.faults: dict[str, str] = {}  # run uid -> what went wrong first

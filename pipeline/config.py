@@ -150,7 +150,7 @@ class Config:
         """The directory of the ledger, if there is one."""
         for sink in self.sinks:
             if sink.target is JSONLSink:
-                return str(next(iter((*sink.args, *sink.kwargs.values()))))
+                return str(signature(JSONLSink).bind(*sink.args, **sink.kwargs).arguments["directory"])
         return None
 
 

@@ -16,6 +16,8 @@ class StreamSink:
         The name of the node, and of the stream of its runs.
     """
 
+    takes_arrays = True
+
     def __init__(self, source: Any, node: str, stream: str) -> None:
         self.name = f"stream of {node}"
         self._source, self._node, self._stream = source, node, stream
