@@ -12,10 +12,10 @@ When it is compiled
 -------------------
 In memory, by the first call with arrays of a dtype: some tenths of a second, and 1.3 s more for the first one of a
 process, which has to import numba; it is logged. `import pipeline` imports no numba, nor does a reduction of scalars or
-of short curves. So the first frame of a process is waited for: in a service by nobody but the service, and where the
-pipeline is subscribed to a RunEngine itself, between the first point and the second of the first scan. Not before:
-which dtype, and whether there will be frames at all, is not known until one is there; and to compile in a thread would
-take turns with the scan for longer.
+of short curves. A reduction that is given nothing but frames, whatever its dtype, does it in `begin`, before the first
+point. One that may be given scalars and curves too does it when a frame is there: in a service nobody waits but the
+service; where the pipeline is subscribed to a RunEngine itself, the first scan of a process waits once, between its
+first point and its second. To compile in a thread meanwhile would take turns with the scan for longer.
 
 Not `cache=True`: its files are pickles, are named by the time and the size of a source file, not by what is in it, do
 not see a change in a function that was inlined from another file, and go stale beside a package that is replaced.

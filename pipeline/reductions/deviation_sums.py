@@ -65,7 +65,7 @@ class DeviationSums:
     def add(self, value: Array) -> None:
         """Take in one array, flat, of the dtype and the size of the first."""
         frame, flip = _unsigned(value)
-        add, spill = _ways(frame)
+        add, spill = _ways(frame, bool(self._squares.size))
         self._widen()
         room, is_narrow = self._room(self._squares.dtype), self._is_narrow(self._squares.dtype)
         arrays = frame, flip, self._first, self._sums, self._squares
@@ -167,22 +167,21 @@ def _unsigned(value: Array) -> tuple[Array, Any]:
     return frame.view(unsigned), unsigned.type(_offset(_kind(value)))
 
 
-def _ways(frame: Array) -> tuple[Callable[..., None], Callable[..., None]]:
+def _ways(frame: Array, has_squares: bool) -> tuple[Callable[..., None], Callable[..., None]]:
     """Return what adds to narrow sums, and to wide ones: kernels, or for a few elements and without numba arrays."""
     add, spill = (compiled(_add_loop), compiled(_spill_loop)) if frame.size >= WORTH else (None, None)
     if add is None or spill is None:
         return _add_arrays, _spill_arrays
-    _compile(add, spill, frame.dtype.name)
+    _compile(add, spill, frame.dtype.name, ("u2", "u4") if has_squares else ("u2",))
     return add, spill
 
 
 @cache
-def _compile(add: Callable[..., None], spill: Callable[..., None], name: str) -> None:
+def _compile(add: Callable[..., None], spill: Callable[..., None], name: str, dtypes: tuple[str, ...]) -> None:
     """Have all kernels that frames of a dtype will ever need, so that no later one waits for them."""
-    frame = readable(numpy.zeros(0, name))
-    for squares in (numpy.zeros(0, "u2"), numpy.zeros(0, "u4")):
-        arrays = frame, frame.dtype.type(0), frame.copy(), numpy.zeros(0, "i2"), squares
-        nothing = numpy.zeros(0, numpy.int64)
+    frame, nothing = readable(numpy.zeros(0, name)), numpy.zeros(0, numpy.int64)
+    for dtype in dtypes:
+        arrays = frame, frame.dtype.type(0), frame.copy(), numpy.zeros(0, "i2"), numpy.zeros(0, dtype)
         add(nothing, *arrays, 1, nothing)
         spill(nothing, *arrays, numpy.zeros((1, 0), numpy.int64), nothing)
 
