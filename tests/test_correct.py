@@ -279,6 +279,18 @@ def test_each_run_has_its_own_references(saved):
     assert copy.deepcopy(one).references[0] is one.references[0]
 
 
+def test_what_is_made_of_files_is_made_once_for_all_runs(saved):
+    correct = Correct("det", saved("dark", numpy.ones(SHAPE)))
+    made = []
+    for _ in range(2):
+        run = copy.deepcopy(correct)
+        run.begin({})
+        run.update({"det": numpy.ones(SHAPE, "u2")})
+        made.append(run.feed()["det_corrected"].correction)
+
+    assert made[0] is made[1]
+
+
 def test_a_series_stays_one(saved):
     correct = Correct("det", saved("dark", numpy.ones(SHAPE)))
 

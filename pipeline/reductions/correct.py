@@ -99,17 +99,16 @@ class Correct(EventReduction):
             self._mask, digests["mask"] = read_mask(mask, known.get("mask"))
         if digests:
             self._pin(sha256=digests)
-        self._forget()
-
-    def _forget(self) -> None:
         self._known: list[tuple[Array | None, Array | None, Correction]] = []  # by dark and flat
         self._buffer = Buffer()
         self._corrected: Corrected | None = None
 
     def begin(self, start: Mapping[str, Any]) -> None:
-        """Make the references of this run."""
+        """Make the references of this run; what is made of files alone is that of all runs."""
         self.references = [each.anew() for each in self.references]
-        self._forget()
+        if any(each.file is None for each in self.references):
+            self._known = []
+        self._buffer, self._corrected = Buffer(), None
 
     def update(self, data: Data) -> None:
         """Take in one event, in place of the one before."""

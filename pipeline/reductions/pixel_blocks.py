@@ -54,60 +54,52 @@ class PreparedBlocks:
 
     def __init__(self, pixels: PixelBlocks, correction: Correction | None) -> None:
         self._pixels = pixels
-        self._is_usable = correction.is_usable.ravel() if correction is not None and correction.n_bad else None
-        self._offset = None if correction is None else correction.offset.ravel()
-        self._gain = None if correction is None or correction.gain is None else correction.gain.ravel()
-        self.norm = numpy.zeros(pixels.n_bins)
-        for part, block in zip(pixels.parts, pixels.blocks, strict=True):
-            self.norm += block @ self._light(part)
+        is_usable = correction.is_usable.ravel() if correction is not None and correction.n_bad else None
+        gain = None if correction is None else correction.gain
+        if gain is None and is_usable is not None:
+            gain = numpy.ones(pixels.light.shape, numpy.float32)
+        self._offset = None if correction is None else _usable(correction.offset, is_usable)
+        self._gain = None if gain is None else _usable(gain, is_usable)
+        self._light = _usable(pixels.light, is_usable)
+        self.norm = self._summed(self._light, pixels.blocks)
+        self._of_offset = 0.0 if self._offset is None else self._summed(self._offset, pixels.blocks, self._gain)
 
-    def _light(self, part: slice) -> Array:
-        light = self._pixels.light[part].astype(float)
-        return light if self._is_usable is None else light * self._is_usable[part]
+    def _summed(self, image: Array, blocks: list[Any], gain: Array | None = None) -> Array:
+        """Return the sums over an image, times a gain."""
+        found = numpy.zeros(self._pixels.n_bins)
+        for part, block in zip(self._pixels.parts, blocks, strict=True):
+            x = image[part].astype(float)
+            found += block @ (x if gain is None else numpy.multiply(x, gain[part], out=x))
+        return found
 
     def sums(self, frame: Array, bounds: Bounds | None = None) -> tuple[Array, Array]:
         """Return the sums of the corrected values of a frame, by bin, and how much light the pixels see that count."""
-        found, norm, values = numpy.zeros(self._pixels.n_bins), self.norm, frame.reshape(-1)
-        for part, block in zip(self._pixels.parts, self._pixels.blocks, strict=True):
-            x, is_lost = _counting(values[part], bounds)
-            found += block @ self._without_unknown(self._corrected(x, part), is_lost)
-            if is_lost is not None and is_lost.any():
-                norm = norm - block @ numpy.where(is_lost, self._light(part), 0.0)
-        return found, norm
+        values, is_lost = frame.reshape(-1), _not_counting(frame, bounds)
+        if is_lost is None:
+            return self._summed(values, self._pixels.blocks, self._gain) - self._of_offset, self.norm
+        # What does not count is nothing once the offset is taken off.
+        values = numpy.where(is_lost, 0.0 if self._offset is None else self._offset, values)
+        norm = self.norm - self._summed(numpy.where(is_lost, self._light, 0.0), self._pixels.blocks)
+        return self._summed(values, self._pixels.blocks, self._gain) - self._of_offset, norm
 
     def variances(self, frame: Array, bounds: Bounds | None = None) -> Array:
         """Return the variances of these sums, of counts as they were read: that of N is N, and of nothing 1."""
-        found, values = numpy.zeros(self._pixels.n_bins), frame.reshape(-1)
-        for part, block in zip(self._pixels.parts, self._pixels.squares, strict=True):
-            x, is_lost = _counting(values[part], bounds)
-            found += block @ self._without_unknown(self._varied(x, part), is_lost)
-        return found
-
-    def _corrected(self, x: Array, part: slice) -> Array:
-        if self._offset is not None:
-            x -= self._offset[part]
-        if self._gain is not None:
-            x *= self._gain[part]
-        return x
-
-    def _varied(self, x: Array, part: slice) -> Array:
-        numpy.maximum(x, 1.0, out=x)
-        if self._gain is not None:
-            x *= self._gain[part] ** 2
-        return x
-
-    def _without_unknown(self, x: Array, is_lost: Array | None) -> Array:
-        if is_lost is not None or self._is_usable is not None:
-            x[numpy.isnan(x)] = 0.0
-        return x
+        is_lost = _not_counting(frame, bounds)
+        counts = numpy.maximum(frame.reshape(-1), 1)
+        counts = counts if is_lost is None else numpy.where(is_lost, 0.0, counts)
+        return self._summed(counts, self._pixels.squares, None if self._gain is None else self._gain**2)
 
 
-def _counting(values: Array, bounds: Bounds | None) -> tuple[Array, Array | None]:
-    """Return values as floats, and which do not count, if any may be so; NaN stands for them."""
-    x = values.astype(float)
-    if bounds is None and values.dtype.kind != "f":
-        return x, None
+def _usable(image: Array, is_usable: Array | None) -> Array:
+    """Return an image that is 0 where a pixel cannot be used."""
+    return image.ravel() if is_usable is None else numpy.where(is_usable, image.ravel(), numpy.float32(0))
+
+
+def _not_counting(frame: Array, bounds: Bounds | None) -> Array | None:
+    """Return which values do not count; None if all do."""
+    if bounds is None and frame.dtype.kind != "f":
+        return None
     least, largest = bounds or (-math.inf, math.inf)
-    is_lost = ~((x >= least) & (x <= largest) & numpy.isfinite(x))
-    x[is_lost] = numpy.nan
-    return x, is_lost
+    values = frame.reshape(-1)
+    is_lost = ~((values >= least) & (values <= largest) & numpy.isfinite(values))
+    return is_lost if is_lost.any() else None
