@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any
 from pipeline.dataset import build
 from pipeline.documents import Document
 from pipeline.errors import PipelineKeyError, PipelineValueError
+from pipeline.filled import ASSETS, filled
 
 if TYPE_CHECKING:
     import xarray
 
+    from pipeline.readers.assets import Assets
+
 FILL = (None, False, True, "no", "yes", "delayed")
+FILLED = (True, "yes")
 
 
 class BlueskyRun(Mapping[str, "BlueskyEventStream"]):
@@ -23,6 +27,8 @@ class BlueskyRun(Mapping[str, "BlueskyEventStream"]):
     ----------
     documents
         Returns the documents so far, the same list as long as none comes.
+    assets
+        Where the files are that they refer to; where they say by default.
 
     >>> from pipeline import build_simple_run
     >>> run = build_simple_run({"x": [1, 2, 3]}, {"sample": "Cu"}, uid="a")
@@ -32,8 +38,8 @@ class BlueskyRun(Mapping[str, "BlueskyEventStream"]):
     array([1, 2, 3])
     """
 
-    def __init__(self, documents: Callable[[], Sequence[tuple[str, Document]]]) -> None:
-        self._documents = documents
+    def __init__(self, documents: Callable[[], Sequence[tuple[str, Document]]], assets: "Assets | None" = None) -> None:
+        self._documents, self._assets = documents, assets
 
     @property
     def uid(self) -> str:
@@ -52,11 +58,13 @@ class BlueskyRun(Mapping[str, "BlueskyEventStream"]):
         Parameters
         ----------
         fill
-            Taken for the sake of other runs: nothing here is external, so there is nothing to fill.
+            `"yes"` or True: events have the values that are in files, and what tells of files is left out. Else the
+            documents are as they are.
         """
         if fill not in FILL:
             raise PipelineValueError(f"documents: fill is {fill!r}; wanted 'no', 'yes', 'delayed' or nothing.")
-        for name, doc in list(self._documents()):
+        documents = list(self._documents())
+        for name, doc in filled(documents, self._assets) if fill in FILLED else documents:
             yield name, _copy(doc)
 
     def _descriptors(self) -> dict[str, list[Document]]:
@@ -70,7 +78,7 @@ class BlueskyRun(Mapping[str, "BlueskyEventStream"]):
         streams = self._descriptors()
         if name not in streams:
             raise PipelineKeyError(f"Run {self.uid} has no stream {name!r}; there are {sorted(streams)}.")
-        return BlueskyEventStream(name, self._documents)
+        return BlueskyEventStream(name, self._documents, self._assets)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._descriptors())
@@ -100,9 +108,14 @@ class BlueskyRun(Mapping[str, "BlueskyEventStream"]):
 class BlueskyEventStream:
     """One stream of a run in memory."""
 
-    def __init__(self, name: str, documents: Callable[[], Sequence[tuple[str, Document]]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        documents: Callable[[], Sequence[tuple[str, Document]]],
+        assets: "Assets | None" = None,
+    ) -> None:
         self.name = name
-        self._documents = documents
+        self._documents, self._assets = documents, assets
 
     @property
     def descriptors(self) -> list[Document]:
@@ -119,6 +132,8 @@ class BlueskyEventStream:
     def read(self, variables: Sequence[str] | None = None) -> "xarray.Dataset":
         """Return the events as a Dataset, along `time`; see `pipeline.dataset.restore`.
 
+        What is in files is read; of an open run, the events are those that are whole.
+
         Parameters
         ----------
         variables
@@ -127,16 +142,26 @@ class BlueskyEventStream:
         descriptors = {doc["uid"]: doc for doc in self.descriptors}
         last = list(descriptors.values())[-1]
         keys = {data_key.get("original_name") or key: key for key, data_key in last["data_keys"].items()}
-        wanted = [self._key(name, keys) for name in variables] if variables is not None else list(keys.values())
+        wanted = dict.fromkeys(keys.values() if variables is None else (self._key(name, keys) for name in variables))
         columns: dict[str, list[Any]] = {key: [] for key in wanted}
         times: list[float] = []
-        for name, doc in list(self._documents()):
-            if doc.get("descriptor") in descriptors:
+        in_files = any(last["data_keys"][key].get("external") for key in wanted)
+        for name, doc in self._filled(descriptors) if in_files else list(self._documents()):
+            if (
+                name in ("event", "event_page")
+                and doc["descriptor"] in descriptors
+                and wanted.keys() <= doc["data"].keys()
+            ):
                 rows = doc["data"] if name == "event_page" else {key: [value] for key, value in doc["data"].items()}
                 times += doc["time"] if name == "event_page" else [doc["time"]]
                 for key in wanted:
                     columns[key] += rows[key]
         return build(columns, times, last)
+
+    def _filled(self, descriptors: Mapping[str, Document]) -> Iterator[tuple[str, Document]]:
+        """Yield the events of this stream with what is in files."""
+        mine = [(name, doc) for name, doc in self._documents() if name in ASSETS or _is_of(name, doc, descriptors)]
+        return filled(mine, self._assets)
 
     def _key(self, name: str, keys: Mapping[str, str]) -> str:
         if name not in keys and name not in keys.values():
@@ -155,6 +180,10 @@ class BlueskyEventStream:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} {list(self)}>"
+
+
+def _is_of(name: str, doc: Document, descriptors: Mapping[str, Document]) -> bool:
+    return (doc["uid"] if name == "descriptor" else doc.get("descriptor")) in descriptors
 
 
 def _copy(value: Any) -> Any:
