@@ -339,6 +339,7 @@ def test_the_sha256_of_files_is_part_of_the_recipe(saved):
         ({"pedestal": 1, "mode": "divide"}, "mode is 'divide'"),
         ({"pedestal": 1, "mode": "transmission"}, "wanted a flat for that"),
         ({"dark": {"stram": "x"}}, "did you mean 'stream'"),
+        ({"flat": {"stream": "x", "late": "pass"}, "mode": "absorbance"}, "wanted a flat that is waited for"),
     ],
 )
 def test_what_does_not_go_together_is_refused(arguments, wrong):

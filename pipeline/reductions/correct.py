@@ -59,7 +59,7 @@ class Correct(EventReduction):
     flat - dark is not over 0, too.
     `{field}_corrected`: float32, in the shape of the field, in its units, or dimensionless; NaN where a pixel is left
     out, is not finite, or has no logarithm. Only with `emit`; reductions after this one always have it. The array that
-    they see is valid until the next event.
+    they see is valid until the next event, and so long the frame is kept.
 
     Frames that are themselves a dark or a flat of these (`when`) are rejected.
 
@@ -93,6 +93,9 @@ class Correct(EventReduction):
         self.references = [
             Reference.of(role, spec, field, known.get(role)) for role, spec in specs.items() if spec is not None
         ]
+        for each in self.references:
+            if each.role == "flat" and each.late == "pass" and mode != "subtract":
+                raise PipelineValueError(f"mode is {mode!r}; wanted a flat that is waited for, there is late: 'pass'.")
         self._mask = None
         digests = {each.role: each.sha256 for each in self.references if each.file is not None}
         if mask is not None:
