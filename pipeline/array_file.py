@@ -176,7 +176,7 @@ class ArrayFile:
         self._n_given[key] = first + len(rows)
 
     def _is_there(self, key: str, i: int, array: numpy.ndarray) -> bool:
-        if _is_same(self._datasets[key][i], array):
+        if is_same(self._datasets[key][i], array):
             return True
         if self.is_whole:
             raise PipelineValueError(
@@ -267,11 +267,11 @@ class ArrayFile:
         )
 
 
-def _is_same(one: numpy.ndarray, other: numpy.ndarray) -> bool:
+def is_same(one: numpy.ndarray, other: numpy.ndarray) -> bool:
     """Tell whether two arrays of one dtype are the same; NaN is NaN.
 
     >>> nan = float("nan")
-    >>> _is_same(numpy.array([1.0, nan]), numpy.array([1.0, -nan])), _is_same(numpy.array([1.0]), numpy.array([2.0]))
+    >>> is_same(numpy.array([1.0, nan]), numpy.array([1.0, -nan])), is_same(numpy.array([1.0]), numpy.array([2.0]))
     (True, False)
     """
     size = one.dtype.itemsize

@@ -99,6 +99,11 @@ def open_for_reading(path: Path) -> Any:
     return h5py().File(path, "r", locking=False)
 
 
+def follow_file(path: Path) -> Any:
+    """Return a file that somebody may be writing to, or was killed while doing so."""
+    return h5py().File(path, "r", libver=FORMAT, swmr=True)
+
+
 def open_for_writing(path: Path) -> Any:
     """Return a file that is there, open for writing rows; who reads does not notice.
 

@@ -6,6 +6,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.compared_arrays import CatalogArrays, ComparedArrays, LedgerArrays
 from pipeline.difference import first_difference
 from pipeline.documents import Document, dumps, loads
 from pipeline.errors import PipelineError
@@ -40,7 +41,8 @@ def verify(
     """Replay raw runs, and compare with what the ledger or the catalog holds, document by document.
 
     A ledger is compared byte by byte. A catalog gives documents back in a form of its own: there the start and stop
-    documents, and time, `seq_num`, data and timestamps of each event are compared.
+    documents, and time, `seq_num`, data and timestamps of each event are compared. Large arrays are compared with those
+    in files, as the replay comes to them: they are there as they were stored, and nothing is written.
 
     Parameters
     ----------
@@ -55,20 +57,33 @@ def verify(
     assets
         Where external assets of the raw runs are.
     """
-    for uid, wanted in replayed(nodes, documents, assets).items():
+    arrays = CatalogArrays(catalog or {}) if ledger is None else LedgerArrays(ledger)
+    for uid, wanted in replayed(nodes, documents, assets, arrays).items():
         start = wanted[0][1]
         if ledger is not None:
             difference = _differ(wanted, _from_ledger(ledger, uid))
         else:
             difference = _differ(_as_catalog(wanted), _from_catalog(catalog or {}, uid))
+        difference = difference or arrays.differences.get(uid, "")
         yield Verdict(uid, start["original_run_uid"], start["analysis"]["node"], difference)
 
 
 def replayed(
-    nodes: Sequence[Node], documents: Iterable[tuple[str, Document]], assets: Assets | None = None
+    nodes: Sequence[Node],
+    documents: Iterable[tuple[str, Document]],
+    assets: Assets | None = None,
+    arrays: ComparedArrays | None = None,
 ) -> dict[str, Documents]:
-    """Return the documents of the analysis runs that a replay gives, by uid."""
-    runs = _Collected()
+    """Return the documents of the analysis runs that a replay gives, by uid.
+
+    Parameters
+    ----------
+    nodes, documents, assets
+        As for `verify`.
+    arrays
+        Takes large arrays out of the events, and compares them. None: they stay there.
+    """
+    runs = _Collected(arrays)
     Pipeline(nodes, [runs], assets=assets).replay(documents)
     return runs.by_uid
 
@@ -78,7 +93,8 @@ class _Collected:
 
     inline = True
 
-    def __init__(self) -> None:
+    def __init__(self, arrays: ComparedArrays | None) -> None:
+        self.arrays = arrays
         self.by_uid: dict[str, Documents] = defaultdict(list)
         self._run_of = RunOf()
 
