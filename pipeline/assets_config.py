@@ -65,7 +65,7 @@ def _checked(key: Any, value: Any) -> Any:
 
 
 class _Runs:
-    """Ask a catalog for the documents of another run; it is connected with the first."""
+    """Ask a catalog for the documents of another run, raw or analysed; it is connected with the first."""
 
     def __init__(self, catalog: str) -> None:
         self._catalog = catalog
@@ -73,9 +73,8 @@ class _Runs:
     def __call__(self, uid: str) -> list[tuple[str, Document]]:
         from pipeline.sources.refill import Refill
 
-        documents = Refill(self._catalog).documents(uid)
-        if documents is None:
-            raise PipelineKeyError(
-                f"catalog {self._catalog} has no run {uid!r} that is whole; wanted it for reference."
-            )
-        return documents
+        for container in ("raw", "analysis"):
+            documents = Refill(self._catalog, container=container).documents(uid)
+            if documents is not None:
+                return documents
+        raise PipelineKeyError(f"catalog {self._catalog} has no run {uid!r} that is whole; wanted it for reference.")

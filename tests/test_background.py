@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from pipeline import Node, Pipeline
 from pipeline.errors import PipelineOSError, PipelineValueError, RejectedValue
-from pipeline.reductions import Background
+from pipeline.readers import Assets
+from pipeline.reductions import Background, FrameAverage
 from pipeline.sources import read_jsonl
-from pipeline.testing import check_reduction
+from pipeline.testing import check_reduction, make_run
 
 NAN = math.nan
 REFERENCE = [1.0, 2.0, 4.0, 3.0, 1.5]
@@ -242,3 +244,52 @@ def test_real_patterns_less_the_first_are_what_numpy_leaves(data_folder):
     background = Background("chi_I", first.tolist(), "fit", x="chi_Q", reference_x=reference_x)
     check_reduction(background, events, oracle, rtol=1e-9)
     assert len(events) == 40
+
+
+# curves of runs ----------------------------------------------------------------------------------------------------
+
+
+def test_the_mean_of_another_run_is_taken_off_and_named(kept):
+    buffer, sample = [numpy.array([1.0, 2.0, 3.0]), numpy.array([3.0, 2.0, 4.0])], numpy.array([5.0, 5.0, 5.0])
+    measured = []
+    Pipeline([Node("buffer", FrameAverage("I"), every=0)], [lambda *item: measured.append(item)]).replay(
+        make_run({"I": buffer}, uid="buffer")
+    )
+    uid = measured[0][1]["uid"]
+    runs = {uid: measured, "raw": make_run({"I": buffer}, uid="buffer")}
+    analysed = Background("I", {"run": uid, "stream": "final", "field": "I_mean"})
+    raw = Background("I", {"run": "raw", "n": 2})
+
+    for background in (analysed, raw):
+        pipeline = Pipeline([Node("n", background)], [kept], assets=Assets(run=runs.__getitem__))
+        pipeline.replay(make_run({"I": [sample, 2 * sample]}))
+
+    for run in kept.by_run().values():
+        assert [list(row["I_sub"]) for row in run.events("primary")] == [[3.0, 3.0, 1.5], [8.0, 8.0, 6.5]]
+    named = [run.stop["analysis"]["references"][0] for run in kept.by_run().values()]
+    assert [(each["role"], each["uid"]) for each in named] == [("background", uid), ("background", "raw")]
+    assert named[0]["sha256"] == named[1]["sha256"]
+
+
+def test_the_buffer_may_be_among_the_events_and_those_before_it_wait(kept):
+    curves = [[5.0, 5.0], [1.0, 2.0], [3.0, 2.0], [7.0, 7.0]]
+    background = Background("I", {"when": {"is_buffer": 1}, "n": 2})
+    raw = make_run({"I": [numpy.array(curve) for curve in curves], "is_buffer": [0, 1, 1, 0]})
+
+    Pipeline([Node("n", background)], [kept]).replay(raw)
+
+    rows = kept.events("primary")
+    assert [list(row["I_sub"]) for row in rows if row["raw_seq_num"] in (1, 4)] == [[3.0, 3.0], [5.0, 5.0]]
+    assert all(numpy.isnan(row["I_sub"]).all() for row in rows if row["raw_seq_num"] in (2, 3))
+    assert kept.stop["analysis"]["n_skipped"] == 2
+
+
+def test_a_buffer_of_another_length_is_no_background_of_this(kept):
+    runs = {"b": make_run({"I": [numpy.ones(4)]}, uid="b")}
+    pipeline = Pipeline([Node("n", Background("I", {"run": "b"}))], [kept], assets=Assets(run=runs.__getitem__))
+
+    pipeline.replay(make_run({"I": [numpy.ones(3)]}))
+
+    assert kept.stop["analysis"]["n_skipped"] == 1
+    with pytest.raises(PipelineValueError, match="wanted no x, and no reference_x"):
+        Background("I", {"run": "b"}, x="q")

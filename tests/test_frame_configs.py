@@ -17,6 +17,7 @@ from pipeline import analyses
 from pipeline.cli import main
 from pipeline.config import load
 from pipeline.documents import dumps
+from pipeline.serve import close_sinks
 from pipeline.simulation import PowderBeamline
 from pipeline.sources import read_jsonl
 
@@ -288,6 +289,29 @@ def check_commands(name, raw, frames, catalog, capsys):
 @pytest.mark.parametrize("name", RUNS)
 def test_the_commands_in_its_comments_work_with_stored_frames(data_folder, at_beamline, catalog, name, capsys):
     check_commands(name, raw_run(data_folder, RUNS[name]), data_folder, catalog, capsys)
+
+
+def test_saxs_takes_off_what_a_run_of_the_buffer_has_in_the_catalog(data_folder, at_beamline, catalog):
+    raw = raw_run(data_folder, AGBH)
+    pipeline = here("saxs.yaml", data_folder).pipeline()
+    pipeline.replay(raw)
+    close_sinks(pipeline)
+    buffer = pipeline.result("saxs")
+    text = (CONFIGS / "saxs.yaml").read_text()
+    changes = {
+        text[text.index("          reference: configs") : text.index("          scale: 1.0")]: (
+            f"          reference: {{run: {buffer.analysis_uid}, stream: final, field: saxs_mean}}\n"
+        ),
+        '# catalog: "http://localhost:8000"': f'catalog: "{catalog}"',
+    }
+
+    kept = analysed(here("saxs.yaml", data_folder, **changes), raw)
+
+    curves, less = (column(kept, key).astype(float) for key in ("det_I", "det_I_sub"))
+    right = curves - numpy.array(buffer["saxs_mean"])
+    assert less == pytest.approx(right, rel=1e-12, abs=1e-18, nan_ok=True)
+    (reference,) = kept.stop["analysis"]["references"]
+    assert (reference["role"], reference["uid"]) == ("background", buffer.analysis_uid)
 
 
 def test_the_commands_in_the_comments_of_powder_work_with_simulated_frames(heated, at_beamline, catalog, capsys):

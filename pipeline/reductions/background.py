@@ -10,6 +10,7 @@ from pipeline.errors import PipelineValueError, RejectedValue
 from pipeline.reductions.event_reduction import EventReduction
 from pipeline.reductions.files import Array, Curve, as_curve, read_curve
 from pipeline.reductions.reduction import Data, Result, units_of, with_units
+from pipeline.reductions.reference import Reference
 from pipeline.reductions.values import NAN, as_number, finite
 
 _SAME = 1e-9  # of the span of an axis: what a float32 or a file of ten digits would not change
@@ -23,7 +24,9 @@ class Background(EventReduction):
     field
         The field to read: an array of one dimension.
     reference
-        What is taken off: a list of numbers, or the name of a .npy, .npz or .csv file; see `read_curve`.
+        What is taken off: a list of numbers; the name of a .npy, .npz or .csv file, see `read_curve`; or where curves
+        are, whose mean it is: `{run: <uid>, stream: final, field: saxs_mean}` of another run, raw or analysed;
+        `{stream: buffer, n: 10}` or `{when: {sample: buffer}, n: 10}` of this one. See `Reference`.
     scale
         What the reference is multiplied by: a number; `"monitor"`, for the monitor of the event over that of the
         reference; or `"fit"`, for the factor with the least squares of what remains.
@@ -35,6 +38,7 @@ class Background(EventReduction):
         For `"fit"`: the first index, and the one after the last, of the part that is background alone. All by default.
     x
         The axis of the field: the name of a field, or a list of numbers. It is held against that of the reference.
+        Curves of runs have no axis: they are over that of the field, and x is not to be given.
     reference_x
         The axis of the reference, where its file does not say.
     interpolate
@@ -54,12 +58,12 @@ class Background(EventReduction):
     {'I_sub': array([0., 0., 7.]), 'I_bkg_scale': 2.0}
     """
 
-    constants = ("_curve", "_x", "_fitted")
+    constants = ("references", "_curve", "_x", "_fitted")
 
     def __init__(
         self,
         field: str,
-        reference: Sequence[float] | str,
+        reference: Sequence[float] | str | Mapping[str, Any],
         scale: float | str = 1.0,
         monitor: str | None = None,
         reference_monitor: float = 1.0,
@@ -74,7 +78,10 @@ class Background(EventReduction):
         self.x_field = x if isinstance(x, str) else None
         self._check(fit_range)
         self._fitted = slice(*fit_range) if fit_range is not None else slice(None)
-        curve, digest = read_curve(reference, sha256)
+        self.references = [Reference.of("background", reference, field)] if isinstance(reference, Mapping) else []
+        curve, digest = (_NO_CURVE, None) if self.references else read_curve(reference, sha256)
+        if self.references and not (x is None and reference_x is None):
+            raise PipelineValueError("Background has curves of a run for reference; wanted no x, and no reference_x.")
         self._pin(sha256=digest)
         self._curve = _with_axis(curve, reference_x)
         self._x = as_curve(x, "x") if x is not None and self.x_field is None else None
@@ -92,6 +99,10 @@ class Background(EventReduction):
         if fit_range is not None and (len(fit_range) != 2 or not 0 <= fit_range[0] < fit_range[1]):
             raise PipelineValueError(f"fit_range is {list(fit_range)}; wanted [start, stop], 0 <= start < stop.")
 
+    def begin(self, start: Mapping[str, Any]) -> None:
+        """Make the references of this run."""
+        self.references = [each.anew() for each in self.references]
+
     def reduce(self, data: Data) -> Result:
         """Return one curve less the reference, and the scale."""
         y = finite(data[self.field])
@@ -103,6 +114,8 @@ class Background(EventReduction):
 
     def _reference(self, data: Data, y: Array) -> Array:
         """Return the reference over the axis of this event."""
+        if self.references:
+            return self._of_run(self.references[0], data, y.shape)
         x = finite(data[self.x_field]) if self.x_field is not None else self._x
         like = self._curve.y if x is None or not self.interpolate else x
         if y.ndim != 1 or y.shape != like.shape or (x is not None and x.shape != y.shape):
@@ -114,6 +127,16 @@ class Background(EventReduction):
                 f"{self.field!r} and its reference are not over the same axis; wanted interpolate=True."
             )
         return numpy.interp(x, *self._sorted(), left=NAN, right=NAN)
+
+    def _of_run(self, reference: Reference, data: Data, shape: tuple[int, ...]) -> Array:
+        """Return the mean of the curves that there are, if this is none of them."""
+        if reference.is_among and reference.is_of(data):
+            raise RejectedValue(f"{self.field!r}: this is a background itself.")
+        mean = reference.frame(data)
+        if mean is None or mean.shape != shape:
+            there = "none yet" if mean is None else list(mean.shape)
+            raise RejectedValue(f"{self.field!r}: wanted a background of the shape {list(shape)}, there is {there}.")
+        return mean
 
     def _sorted(self) -> tuple[Array, Array]:
         x, y = self._curve.x, self._curve.y
@@ -140,6 +163,9 @@ class Background(EventReduction):
         dims = data_keys.get(self.field, {}).get("dims") or list(self.axes())
         described = with_units({sub: units_of(data_keys, self.field), f"{self.field}_bkg_scale": "dimensionless"})
         return {**described, sub: {**described.get(sub, {}), "dims": dims}} if dims else described
+
+
+_NO_CURVE = Curve(numpy.empty(0), None)  # it is of a run
 
 
 def _with_axis(curve: Curve, x: Sequence[float] | None) -> Curve:
