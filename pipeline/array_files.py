@@ -6,7 +6,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import numpy
 
@@ -65,7 +65,7 @@ class ArrayFiles:
 
     def uri(self, run: str, stream: str, number: int) -> str:
         """Return the file as documents tell of it."""
-        return f"file://localhost{quote(str(self.path(run, stream, number)))}"
+        return f"file://localhost{''.join(map(_escaped, str(self.path(run, stream, number))))}"
 
     def open(
         self, run: str, digest: str, stream: str, number: int, data_keys: Mapping[str, Document], n_rows: int
@@ -91,6 +91,20 @@ class ArrayFiles:
         for file in files:
             file.sync()
             file.let_go()
+
+
+def path_of(uri: str) -> Path:
+    """Return the path of a file that documents tell of.
+
+    >>> path_of("file://localhost/data/a b%231.h5")
+    PosixPath('/data/a b#1.h5')
+    """
+    return Path(unquote(uri.removeprefix("file://localhost")))
+
+
+def _escaped(letter: str) -> str:
+    """Return a letter of a path as it stands in a URI: most as they are, since Tiled reads no escapes."""
+    return quote(letter) if letter in "%?#" else letter
 
 
 def n_bytes(data_key: Document) -> int:

@@ -118,14 +118,11 @@ def let_read(catalog: Any, folder: str | os.PathLike[str]) -> None:
     Parameters
     ----------
     catalog
-        Its directory, or a client of it. Nothing is done for other catalogs: who runs them tells what they may read.
+        As for `embedded_in`. Nothing is done for other catalogs: who runs them tells what they may read.
     folder
         With all that is in it; a line in the catalog's file `readable`, which may be edited.
     """
-    if catalog is None or isinstance(catalog, str | os.PathLike):
-        directory: Path | None = _directory(catalog)
-    else:
-        directory = _directory_at(str(catalog.context.api_uri))
+    directory = embedded_in(catalog)
     if directory is None:
         return
     _make_private(directory)
@@ -136,8 +133,21 @@ def let_read(catalog: Any, folder: str | os.PathLike[str]) -> None:
             file.write(line)
 
 
-def _directory_at(url: str) -> Path | None:
-    """Return the directory of the embedded catalog whose server is there, if this process uses it."""
+def embedded_in(catalog: Any) -> Path | None:
+    """Return the directory of an embedded catalog; None of any other, or of one that this process does not use yet.
+
+    Parameters
+    ----------
+    catalog
+        Its directory, a client of it, or a URI.
+
+    >>> embedded_in("https://tiled.example.org"), embedded_in("/data/catalog")
+    (None, PosixPath('/data/catalog'))
+    """
+    if catalog is None or (isinstance(catalog, str | os.PathLike) and "://" not in str(catalog)):
+        return _directory(catalog)
+    client: Any = catalog
+    url = catalog if isinstance(catalog, str) else str(client.context.api_uri)
     for directory in list(_users):
         with contextlib.suppress(FileNotFoundError):
             if urlsplit(json.loads((directory / SERVER).read_bytes())["url"]).netloc == urlsplit(url).netloc:

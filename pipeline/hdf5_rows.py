@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from pipeline.errors import PipelineImportError
 FORMAT = "v110", "v110"  # of HDF5 1.10, the first that can be read while it is written: by all readers since
 WHOLE = ".is_whole"  # a dataset: nothing more will come. No group has a name that begins with a dot
 MAX_CHUNK = 2**31  # bytes: HDF5 takes less than 2**32
+PATIENCE = 2.0  # seconds
 FAULTS = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # of h5py, where a file is not what it should be
 
 
@@ -73,7 +75,7 @@ def make_file(path: Path, layout: Layout, digest: str, compression: str | None) 
         As h5py takes it.
     """
     new = path.with_name(f".{path.name}.new")
-    file = h5py().File(new, "w", libver=FORMAT, locking=False)
+    file = h5py().File(new, "w", libver=FORMAT)
     try:
         file.attrs["start_sha256"] = digest
         file.create_dataset(WHOLE, data=numpy.uint8(0))
@@ -96,7 +98,7 @@ def make_file(path: Path, layout: Layout, digest: str, compression: str | None) 
 
 def open_for_reading(path: Path) -> Any:
     """Return a file that nobody writes to."""
-    return h5py().File(path, "r", locking=False)
+    return h5py().File(path, "r")
 
 
 def follow_file(path: Path) -> Any:
@@ -107,19 +109,26 @@ def follow_file(path: Path) -> Any:
 def open_for_writing(path: Path) -> Any:
     """Return a file that is there, open for writing rows; who reads does not notice.
 
-    Not h5py's `"r+"`, which is for a moment a file that nobody else may read.
+    Not h5py's `"r+"`, which is for a moment a file that nobody else may read. One that somebody reads as if nobody ever
+    wrote to it is waited for.
     """
     low = h5py()
     access = low.h5p.create(low.h5p.FILE_ACCESS)
     access.set_libver_bounds(low.h5f.LIBVER_V110, low.h5f.LIBVER_V110)
-    access.set_file_locking(False, True)
     access.set_fclose_degree(low.h5f.CLOSE_STRONG)
-    return low.File(low.h5f.open(os.fsencode(path), low.h5f.ACC_RDWR | low.h5f.ACC_SWMR_WRITE, access))
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return low.File(low.h5f.open(os.fsencode(path), low.h5f.ACC_RDWR | low.h5f.ACC_SWMR_WRITE, access))
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def shorten(path: Path, group: str, rows: Mapping[str, int]) -> None:
     """Take away what datasets have beyond so many rows, in a file that nobody writes to."""
-    with h5py().File(path, "r+", libver=FORMAT, locking=False) as file:
+    with h5py().File(path, "r+", libver=FORMAT) as file:
         for key, n in rows.items():
             file[group][key].resize(min(n, len(file[group][key])), 0)
 

@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from pipeline.catalog import embedded_in
 from pipeline.catalogs import find, kind_of
 from pipeline.difference import first_difference
 from pipeline.documents import Document, dumps, loads
 from pipeline.errors import PipelineRuntimeError, PipelineValueError
 from pipeline.ledger_tail import LedgerFile
+from pipeline.sinks.uploads import Uploads, uploaded
 
 if TYPE_CHECKING:
     from event_model.documents import EventPage
@@ -87,6 +89,7 @@ class TiledRuns:
 
     def __init__(self, client: Any) -> None:
         self.client = client.include_data_sources()
+        self._uploads = embedded_in(client) is None  # its server cannot read what is in files beside the ledger
 
     def __len__(self) -> int:
         return len(self.client)
@@ -103,7 +106,7 @@ class TiledRuns:
         if node is None:
             return "the catalog has no such run"
         try:
-            standing = _compared(node, documents).finish()
+            standing = self._compared(node, documents).finish()
         except ClientError as error:
             if error.response.status_code != 404:
                 raise
@@ -133,8 +136,8 @@ class TiledRuns:
 
         node = find(self.client, uid)
         if node is None:
-            return RunWriter(kept={})
-        comparison = _compared(node, read())
+            return RunWriter(kept={}, uploads=self._uploads)
+        comparison = self._compared(node, read())
         standing = comparison.finish()
         if standing.is_level and comparison.has_stop:
             return None
@@ -142,21 +145,20 @@ class TiledRuns:
             if not (may_replace or comparison.is_abandoned):
                 raise _other(uid, standing.difference or standing.surplus)
             node.delete(recursive=True, external_only=False)
-            return RunWriter(kept={})
+            return RunWriter(kept={}, uploads=self._uploads)
         if comparison.is_abandoned and not comparison.has_stop:
             _take_stop_away(node)
         elif standing.surplus:
             raise Ahead(f"the catalog has more of run {uid} than the ledger: {standing.surplus}")
-        return RunWriter(there=node, kept=standing.kept)
+        return RunWriter(there=node, kept=standing.kept, uploads=self._uploads)
 
+    def _compared(self, node: Any, documents: Documents) -> Any:
+        from pipeline.sinks.run_comparison import RunComparison
 
-def _compared(node: Any, documents: Documents) -> Any:
-    from pipeline.sinks.run_comparison import RunComparison
-
-    comparison = RunComparison(node)
-    for name, doc in documents:
-        comparison(name, doc)
-    return comparison
+        comparison = RunComparison(node, uploads=self._uploads)
+        for name, doc in documents:
+            comparison(name, doc)
+        return comparison
 
 
 def _take_stop_away(node: Any) -> None:
@@ -239,10 +241,11 @@ class MongoRun:
         self.is_finished = False
         self._insert = insert
         self._waiting: list[tuple[str, Document]] = []
+        self._uploads = Uploads()
 
     def __call__(self, name: str, doc: Document) -> None:
         """Take in one document."""
-        self._waiting.append((name, doc))
+        self._waiting += self._uploads(name, doc)
 
     def write(self, client: Any) -> None:
         """Insert what was taken in."""
@@ -270,7 +273,7 @@ def _differ(node: Any, documents: Documents) -> str:
     from pipeline.sinks.databroker import events_held
 
     have = _in_order(node.documents(fill=False))
-    want = _in_order(documents)
+    want = _in_order(uploaded(documents))
     streams = {doc["uid"]: doc["name"] for name, doc in want.values() if name == "descriptor"}
     kept_back = {} if node.metadata.get("stop") else events_held(node)
     for uid, (name, doc) in want.items():

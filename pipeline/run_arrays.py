@@ -1,7 +1,7 @@
 """The large arrays of one run, on their way from its events into files."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -46,8 +46,9 @@ class Files(Protocol):
         """Return the file of a stream."""
         ...
 
-    def tell(self, error: OSError) -> None:
-        """Take note of what the disk refuses."""
+    @property
+    def tell(self) -> Callable[[OSError], None]:
+        """What is called with what the disk refuses."""
         ...
 
 
@@ -202,7 +203,6 @@ class _Streamed:
     ) -> None:
         self._files, self._descriptor = files, descriptor
         self.stream, self._number, self.keys, self.n_rows = stream, number, dict(data_keys), n_rows
-        self._uids = Uids(descriptor)
         self._file: Rows | None = None
 
     def state(self) -> Document:
@@ -227,7 +227,7 @@ class _Streamed:
 
     def _resource(self, run: str, key: str) -> Document:
         doc = {
-            "uid": self._uids(f"stream_resource/{key}"),
+            "uid": resource_uid(self._descriptor, key),
             "run_start": run,
             "data_key": key,
             "mimetype": MIMETYPE,
@@ -243,7 +243,7 @@ class _Streamed:
         return doc
 
     def _datum(self, key: str, first: int, n: int, seq_num: int) -> Document:
-        resource = self._uids(f"stream_resource/{key}")
+        resource = resource_uid(self._descriptor, key)
         return {
             "uid": f"{resource}/{first}",
             "stream_resource": resource,
@@ -273,3 +273,12 @@ class _Streamed:
         if file is not None:
             with suppress(PipelineError):
                 file.let_go()
+
+
+def resource_uid(descriptor: str, key: str) -> str:
+    """Return the uid of the `stream_resource` of a descriptor's arrays.
+
+    >>> resource_uid("a", "det_mean") == resource_uid("a", "det_mean") != resource_uid("a", "det_var")
+    True
+    """
+    return Uids(descriptor)(f"stream_resource/{key}")

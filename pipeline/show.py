@@ -36,6 +36,7 @@ def summaries(documents: Iterable[tuple[str, Document]]) -> list[Document]:
 def _shown(documents: Iterable[tuple[str, Document]]) -> Iterable["_Shown"]:
     runs: dict[str, _Shown] = {}
     owners: dict[str, tuple[_Shown, str]] = {}
+    resources: dict[str, Document] = {}
     for name, doc in documents:
         if name == "start":
             runs[doc["uid"]] = _Shown(doc)
@@ -45,6 +46,11 @@ def _shown(documents: Iterable[tuple[str, Document]]) -> Iterable["_Shown"]:
         elif name in ("event", "event_page"):
             run, stream = owners[doc["descriptor"]]
             run.count(stream, doc)
+        elif name == "stream_resource":
+            resources[doc["uid"]] = doc
+        elif name == "stream_datum" and doc["stream_resource"] in resources:
+            run, stream = owners[doc["descriptor"]]
+            run.locate(stream, resources[doc["stream_resource"]])
         elif name == "stop":
             runs[doc["run_start"]].stop = doc
     return runs.values()
@@ -60,17 +66,26 @@ class _Shown:
         self._units: dict[str, str] = {}
         self._n_events: dict[str, int] = {}
         self._final: Document = {}
+        self._shapes: dict[str, Any] = {}
+        self._files: Document = {}  # of arrays of the last event of `final`
 
     def describe(self, doc: Document) -> None:
         self._fields[doc["name"]] = list(doc["data_keys"])
         self._n_events.setdefault(doc["name"], 0)
+        self._shapes |= {key: data_key.get("shape") for key, data_key in doc["data_keys"].items()}
         self._units |= {key: data_key.get("units") or "" for key, data_key in doc["data_keys"].items()}
 
     def count(self, stream: str, doc: Document) -> None:
         is_page = isinstance(doc["seq_num"], list)
         self._n_events[stream] += len(doc["seq_num"]) if is_page else 1
         if stream == "final" and not is_page:
-            self._final = doc["data"]
+            self._final = {**doc["data"], **self._files}
+
+    def locate(self, stream: str, resource: Document) -> None:
+        """Know that a field of the event that comes is in a file."""
+        if stream == "final":
+            key = resource["data_key"]
+            self._files[key] = {"shape": self._shapes.get(key), "uri": resource["uri"]}
 
     def summary(self) -> Document:
         """Return it for programs."""
@@ -123,9 +138,11 @@ def _recipe(analysis: Document) -> str:
 def number(value: Any) -> str:
     """Return a value as a person reads it.
 
-    >>> number(0.1 + 0.2), number([1, 2, 3])
-    ('0.3', 'array (3,)')
+    >>> number(0.1 + 0.2), number([1, 2, 3]), number({"shape": [2, 3], "uri": "file://localhost/data/7f3c.final.h5"})
+    ('0.3', 'array (3,)', 'array (2, 3) in 7f3c.final.h5')
     """
+    if isinstance(value, dict):
+        return f"array {tuple(value['shape'])} in {value['uri'].rpartition('/')[2]}"
     if isinstance(value, list | numpy.ndarray):
         return f"array {numpy.shape(value)}"
     return f"{value:.10g}" if isinstance(value, float) else str(value)

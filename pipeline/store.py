@@ -15,6 +15,7 @@ from pipeline.documents import Document, plainly
 from pipeline.errors import PipelineError, PipelineRuntimeError, PipelineTypeError, PipelineValueError
 from pipeline.provenance import linked_metadata
 from pipeline.run import BlueskyRun
+from pipeline.run_arrays import RunArrays
 from pipeline.run_builder import RunBuilder, build_simple_run
 from pipeline.schema import faults
 from pipeline.sinks import DatabrokerSink, JSONLSink, TiledSink
@@ -66,7 +67,7 @@ def store(
         What else was read, as `{"role": ..., "name": ..., "sha256": ...}`.
     ledger
         The folder of the JSONL file that is written first; by default `ledger` in the directory of the embedded
-        catalog. False: none.
+        catalog, with files of HDF5 beside it for large arrays. False: none.
     timeout
         How many seconds a catalog may take.
 
@@ -162,13 +163,13 @@ class Store:
     def _write(self, documents: Documents) -> None:
         """Write into the ledger, and then into each catalog, whatever becomes of the others."""
         uid = documents[0][1]["uid"]
-        there = []
+        there, told = [], documents
         if self._ledger is not None:
-            _give(documents, self._ledger)
+            told = self._written(documents, self._ledger)
             there.append(f"the ledger {str(self._ledger.directory)!r}")
         missing = []
         for target in self._targets:
-            fault = target.write(documents, self._timeout)
+            fault = target.write(documents if target.takes_arrays else told, self._timeout)
             there += [] if fault else [target.name]
             missing += [f"{target.name}: {fault}"] if fault else []
         if missing:
@@ -176,6 +177,23 @@ class Store:
                 f"Run {uid} is whole in {' and in '.join(there) or 'no place'}; "
                 f"it is not in {'; nor in '.join(missing)}. Store the same run again to complete it."
             )
+
+    def _written(self, documents: Documents, ledger: JSONLSink) -> Documents:
+        """Write into the ledger, and return the documents that it has: those of large arrays tell where they are."""
+        arrays = None if ledger.arrays is None else RunArrays(ledger.arrays)
+        told: Documents = []
+        try:
+            for item in documents:
+                for each in [item] if arrays is None else arrays(*item):
+                    ledger(*each)
+                    told.append(each)
+        finally:
+            if arrays is not None:
+                arrays.let_go()
+        if ledger.arrays is not None and any(name == "stream_resource" for name, _ in told):
+            for target in self._targets:
+                target.let_read(ledger.arrays.directory)
+        return told
 
     def close(self) -> None:
         """Let the ledger and the catalogs go."""
@@ -199,6 +217,7 @@ class _Target:
         self._runs = runs_of(catalog)
         self._is_mongo = kind_of(self._runs) == "mongo"
         self._sink = (DatabrokerSink if self._is_mongo else TiledSink)(self._runs)
+        self.takes_arrays = self._is_mongo
         self.name = _shown(catalog)
 
     def start_of(self, uid: str) -> Document | None:
@@ -208,6 +227,10 @@ class _Target:
             if node is not None:
                 return dict(node.metadata["start"])
         return None
+
+    def let_read(self, folder: Path) -> None:
+        """Let the server of an embedded catalog read the files of this folder."""
+        self._sink.let_read(folder)
 
     def write(self, documents: Documents, timeout: float) -> str:
         """Write a run; return why it is not there, if so."""

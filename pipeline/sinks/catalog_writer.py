@@ -28,6 +28,8 @@ class CatalogWriter:
         Returns the client of the container to write to; called again when the server was lost.
     report
         Told of faults.
+    uploads
+        Whether arrays that are in files beside a ledger are put into the catalog: its server cannot read them.
     keep_trying
         Asked, while the server cannot be reached, whether to try once more.
     flush_seconds, flush_count
@@ -39,12 +41,14 @@ class CatalogWriter:
         connect: Callable[[], Any],
         report: Report,
         *,
+        uploads: bool = False,
         keep_trying: Callable[[], bool] = lambda: True,
         flush_seconds: float = 0.25,
         flush_count: int = 1000,
     ) -> None:
         self._connect = connect
         self._report = report
+        self._uploads = uploads
         self._keep_trying = keep_trying
         self._flush_seconds = flush_seconds
         self._flush_count = flush_count
@@ -133,7 +137,7 @@ class CatalogWriter:
         from pipeline.sinks.run_writer import RunWriter
 
         self._forget(uid)
-        self._runs[uid] = RunWriter()
+        self._runs[uid] = RunWriter(uploads=self._uploads)
 
     def _cut(self, uid: str) -> None:
         """Write what there is of a run of which no more will come."""

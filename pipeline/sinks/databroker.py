@@ -25,6 +25,8 @@ class DatabrokerSink:
     event before 10,000 have come or the run has stopped, that turns small arrays into text, and that cannot go on
     with a run that is there already.
 
+    Large arrays go into either, but for an embedded catalog, whose server reads them beside the ledger.
+
     Either way a call returns at once. What goes wrong is logged once and stands in `faults`.
 
     Parameters
@@ -67,6 +69,11 @@ class DatabrokerSink:
     def __call__(self, name: str, doc: Document) -> None:
         """Put the document in the queue."""
         self._sink(name, doc)
+
+    @property
+    def takes_arrays(self) -> bool:
+        """Whether large arrays are to be given in events: Mongo knows no others."""
+        return isinstance(self._sink, Buffered)
 
     @property
     def faults(self) -> dict[str, str]:

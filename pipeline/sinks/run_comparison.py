@@ -52,12 +52,14 @@ class RunComparison:
     ----------
     node
         The client of the run.
+    uploads
+        Whether arrays that are in files beside a ledger are to be in the catalog: its server cannot read them.
     """
 
-    def __init__(self, node: Any) -> None:
+    def __init__(self, node: Any, *, uploads: bool = False) -> None:
         self._node = node
         self._metadata = dict(node.metadata)
-        self._taken = RunWriter()
+        self._taken = RunWriter(uploads=uploads)
         self._stop: Document | None = None
         self._n_waiting = 0
         self._difference = ""

@@ -16,6 +16,7 @@ from pipeline.catalogs import find
 from pipeline.documents import Document, safe_key
 from pipeline.errors import PipelineKeyError, PipelineRuntimeError
 from pipeline.sinks.stream_writer import StreamWriter, column_names
+from pipeline.sinks.uploads import Uploads
 
 _NOT_STORED = ("tiled_access_tags", "tiled_specs")
 
@@ -40,9 +41,13 @@ class RunWriter(_RunWriter):
     kept
         How many rows of it stay as they are: by stream and part, as `RunComparison` found. None: the catalog is not
         known, and half a run in it is replaced.
+    uploads
+        Whether arrays that are in files beside a ledger are put into the catalog: its server cannot read them.
     """
 
-    def __init__(self, there: Any = None, kept: Mapping[str, dict[str, int]] | None = None) -> None:
+    def __init__(
+        self, there: Any = None, kept: Mapping[str, dict[str, int]] | None = None, *, uploads: bool = False
+    ) -> None:
         super().__init__(client=None, max_array_size=0)  # type: ignore[arg-type]  # `write` is given it
         self.root_node = there
         self._kept = kept
@@ -59,6 +64,7 @@ class RunWriter(_RunWriter):
         self._data_keys_of: dict[str, Document] = {}  # descriptor uid -> its data keys, where some are external
         self._resources: dict[str, Document] = {}  # stream_resource uid -> the document
         self._normalizer = _Normalizer(self._take)
+        self._uploads = Uploads() if uploads else None
 
     # taking in
 
@@ -66,6 +72,11 @@ class RunWriter(_RunWriter):
         """Take in one document of the run."""
         if self.is_level and name != "stop":
             return name, doc
+        for each in self._uploads(name, doc) if self._uploads else [(name, doc)]:
+            self._take_in(*each)
+        return name, doc
+
+    def _take_in(self, name: str, doc: Document) -> None:
         if name == "event":
             self._take_event(doc)
         elif name == "event_page":
@@ -80,7 +91,6 @@ class RunWriter(_RunWriter):
             self._start = doc
         else:
             self._normalizer(name, doc)
-        return name, doc
 
     def _take_event(self, event: Document) -> None:
         descriptor = event["descriptor"]

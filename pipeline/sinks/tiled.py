@@ -29,6 +29,9 @@ class TiledSink:
     of the server is raised. The writing is done in a process of its own, which writes what has come every
     `flush_seconds`, and tries again when the server is away. What goes wrong is logged once and stands in `faults`.
 
+    Large arrays, that are in files beside a ledger, stay there in an embedded catalog: its server may read them. Other
+    servers are sent them.
+
     A run that the catalog has already is left as it is; one of which it has half is written anew. If documents of a
     run are lost, the run gets no stop document: half a run is not passed off as a whole one, and may be given again.
 
@@ -95,7 +98,7 @@ class TiledSink:
         """Let the server of an embedded catalog read this folder: the documents that come refer to files in it."""
         from pipeline.catalog import let_read
 
-        if folder not in self._readable and not str(self._target).startswith(("http://", "https://")):
+        if folder not in self._readable:
             self._readable.add(folder)
             let_read(self._target, folder)
 
@@ -226,7 +229,14 @@ class TiledSink:
 
 def _where(target: str | os.PathLike[str] | None, container: str) -> Document:
     if isinstance(target, str) and target.startswith(("http://", "https://")):
-        return {"uri": target, "api_key": None if "api_key=" in target else os.environ.get("TILED_API_KEY")}
+        from pipeline.catalog import embedded_in
+
+        uploads = embedded_in(target) is None
+        return {
+            "uri": target,
+            "uploads": uploads,
+            "api_key": None if "api_key=" in target else os.environ.get("TILED_API_KEY"),
+        }
     from pipeline.catalog import default_path
 
     path = default_path() if target is None else os.fspath(target)
@@ -237,14 +247,17 @@ class WriterThread:
     """Write what is in an outbox with a client of this process, on a thread."""
 
     def __init__(self, outbox: Outbox, client: Any, *, report: Any, flush_seconds: float, flush_count: int) -> None:
+        from pipeline.catalog import embedded_in
         from pipeline.sinks.catalog_writer import CatalogWriter
 
         self._outbox = outbox
         self._give_up = threading.Event()
         client = getattr(client, "analysis", client)  # of what `open_catalog` gives
+        uploads = embedded_in(client) is None
         writer = CatalogWriter(
             client.include_data_sources,
             report,
+            uploads=uploads,
             keep_trying=lambda: not self._give_up.is_set(),
             flush_seconds=flush_seconds,
             flush_count=flush_count,

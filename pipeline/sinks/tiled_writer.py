@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     writer = CatalogWriter(
         lambda: _client(target),
         lambda run, reason: tell({"run": run, "fault": reason}),
+        uploads=target.get("uploads", False),
         keep_trying=lines.is_worth_waiting,
         flush_seconds=options.flush_seconds,
         flush_count=options.flush_count,
