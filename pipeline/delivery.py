@@ -8,6 +8,7 @@ from pipeline.documents import Document, Sink, safe_key
 from pipeline.errors import PipelineValueError
 from pipeline.report import SinkReport
 from pipeline.run_arrays import RunArrays
+from pipeline.uploads import uploaded
 
 logger = logging.getLogger(__name__)
 
@@ -168,12 +169,15 @@ class Delivery:
             sink.resume(self._uid, marks[name])
         if self._arrays is not None and state.get("arrays"):
             self._arrays.resume(self._uid, state["arrays"])
-        others = Delivery([outlet for outlet in self._outlets if not isinstance(outlet.sink, Resumable)])
-        if others._sinks:
-            first, ledger = able[0]
-            for name, doc in ledger.documents(self._uid, marks[first]):
-                others(name, doc)
-            self._faults |= others._faults
+        first, ledger = able[0]
+        for takes_arrays in (False, True):
+            others = [outlet for outlet in self._outlets if outlet.takes_arrays == takes_arrays]
+            again = Delivery([outlet for outlet in others if not isinstance(outlet.sink, Resumable)])
+            if again._outlets:
+                documents = ledger.documents(self._uid, marks[first])
+                for name, doc in uploaded(documents) if takes_arrays else documents:
+                    again(name, doc)
+                self._faults |= again._faults
 
     def _resumable(self) -> list[tuple[str, Resumable]]:
         return [(outlet.name, outlet.sink) for outlet in self._outlets if isinstance(outlet.sink, Resumable)]

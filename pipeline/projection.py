@@ -11,7 +11,7 @@ from pipeline.difference import first_difference
 from pipeline.documents import Document, dumps, loads
 from pipeline.errors import PipelineRuntimeError, PipelineValueError
 from pipeline.ledger_tail import LedgerFile
-from pipeline.sinks.uploads import Uploads, uploaded
+from pipeline.uploads import Uploads, uploaded
 
 if TYPE_CHECKING:
     from event_model.documents import EventPage

@@ -16,7 +16,7 @@ from pipeline.catalogs import find
 from pipeline.documents import Document, safe_key
 from pipeline.errors import PipelineKeyError, PipelineRuntimeError
 from pipeline.sinks.stream_writer import StreamWriter, column_names
-from pipeline.sinks.uploads import Uploads
+from pipeline.uploads import Uploads
 
 _NOT_STORED = ("tiled_access_tags", "tiled_specs")
 
