@@ -161,7 +161,7 @@ class RunAssets:
             if frame.row is not None:
                 return self._stream_asset(frame).row(frame.row, self._timeout)
             shape = data_key.get("shape") or ()
-            n_frames = (shape[0] or 0) if len(shape) == 3 else 0
+            n_frames = (shape[0] or 0) if len(shape) == 3 and 0 not in shape else 0
             return self._datum_asset(frame).value(frame.datum or {}, n_frames, self._timeout)
         except PipelineError as error:
             raise AssetError(f"field {frame.field!r}: {error}") from None
