@@ -18,6 +18,7 @@ from pipeline.hdf5_rows import (
     WHOLE,
     Layout,
     add_row,
+    is_open_here,
     make_file,
     n_whole_rows,
     open_for_reading,
@@ -106,7 +107,9 @@ class ArrayFile:
             digest, is_whole = str(self._file.attrs["start_sha256"]), bool(self._file[WHOLE][()])
             n_there = {key: n_whole_rows(each) for key, each in self._datasets.items()}
         except FAULTS as error:
-            if isinstance(error, OSError) and error.errno in _FORBIDDEN:
+            self._close_file()
+            is_forbidden = isinstance(error, OSError) and error.errno in _FORBIDDEN
+            if is_forbidden or is_open_here(self.path):
                 raise self._cannot_write(error) from None
             self._set_aside(error, n_rows)
         else:
@@ -136,7 +139,6 @@ class ArrayFile:
 
     def _set_aside(self, error: Exception, n_rows: int) -> None:
         """Keep a file that cannot be read, under another name."""
-        self._close_file()
         if n_rows:
             raise PipelineValueError(f"{self.path}: wanted {n_rows} rows, it cannot be read: {_words(error)}") from None
         logger.error("%s: cannot be read (%s); it is kept as .damaged, and made anew.", self.path, _words(error))

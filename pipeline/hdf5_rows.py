@@ -16,7 +16,7 @@ FORMAT = "v110", "v110"  # of HDF5 1.10, the first that can be read while it is 
 WHOLE = ".is_whole"  # a dataset: nothing more will come. No group has a name that begins with a dot
 MAX_CHUNK = 2**31  # bytes: HDF5 takes less than 2**32
 PATIENCE = 2.0  # seconds
-FAULTS = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # of h5py, where a file is not what it should be
+FAULTS = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)  # of h5py, where a file is damaged
 
 
 class Layout(NamedTuple):
@@ -97,13 +97,31 @@ def make_file(path: Path, layout: Layout, digest: str, compression: str | None) 
 
 
 def open_for_reading(path: Path) -> Any:
-    """Return a file that nobody writes to."""
-    return h5py().File(path, "r")
+    """Return a file that nobody else writes to."""
+    return _opened(path, swmr=False)
 
 
 def follow_file(path: Path) -> Any:
     """Return a file that somebody may be writing to, or was killed while doing so."""
-    return h5py().File(path, "r", libver=FORMAT, swmr=True)
+    return _opened(path, swmr=True)
+
+
+def _opened(path: Path, *, swmr: bool) -> Any:
+    try:
+        return h5py().File(path, "r", libver=FORMAT, swmr=swmr)
+    except OSError:
+        if not is_open_here(path):
+            raise
+        return h5py().File(path, "r", libver=FORMAT, swmr=not swmr)  # as who has it open: HDF5 wants all alike
+
+
+def is_open_here(path: Path) -> bool:
+    """Tell whether this process has a file open, by HDF5."""
+    low = h5py()
+    with contextlib.suppress(OSError):
+        names = [low.h5f.get_name(each) for each in low.h5f.get_obj_ids(low.h5f.OBJ_ALL, low.h5f.OBJ_FILE)]
+        return any(os.path.exists(name) and os.path.samefile(name, path) for name in names)
+    return False
 
 
 def open_for_writing(path: Path) -> Any:

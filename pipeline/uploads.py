@@ -34,6 +34,7 @@ class Uploads:
     def __init__(self) -> None:
         self._held: dict[str, Document] = {}  # descriptors with data in files, until it is known whose they are
         self._keys: dict[str, list[str]] = {}  # uid of a descriptor -> its keys that are put back
+        self._order: dict[str, list[str]] = {}  # uid of such a descriptor -> all its keys
         self._resources: dict[str, Document] = {}
         self._told: set[str] = set()  # uids of resources that were handed on
         self._datums: dict[tuple[str, str], Document] = {}  # descriptor and key -> the last rows that were told of
@@ -78,19 +79,27 @@ class Uploads:
     def _event(self, doc: Document) -> Documents:
         released = self._release(doc["descriptor"], False)
         arrays = {key: self._read(doc["descriptor"], key, doc["seq_num"], 1)[0] for key in self._put_back(doc)}
-        return [*released, ("event", _with(doc, arrays, doc["time"]))]
+        return [*released, ("event", self._with(doc, arrays))]
 
     def _event_page(self, doc: Document) -> Documents:
         released = self._release(doc["descriptor"], False)
         first, n = (doc["seq_num"] or [0])[0], len(doc["seq_num"])
         arrays = {key: list(self._read(doc["descriptor"], key, first, n)) for key in self._put_back(doc)}
-        return [*released, ("event_page", _with(doc, arrays, doc["time"]))]
+        return [*released, ("event_page", self._with(doc, arrays))]
 
     def _stop(self, doc: Document) -> Documents:
         return [each for uid in list(self._held) for each in self._release(uid, False)] + [("stop", doc)]
 
     def _put_back(self, doc: Document) -> list[str]:
         return self._keys.get(doc["descriptor"], [])
+
+    def _with(self, doc: Document, arrays: Document) -> Document:
+        """Return an event, or a page of them, with these arrays, in the order of the data keys."""
+        if not arrays:
+            return doc
+        parts = {"data": doc["data"] | arrays, "timestamps": doc["timestamps"] | dict.fromkeys(arrays, doc["time"])}
+        order = self._order[doc["descriptor"]]
+        return {**doc, **{part: {key: each[key] for key in order if key in each} for part, each in parts.items()}}
 
     def _release(self, descriptor: str, is_ours: bool) -> Documents:
         """Return a descriptor that was held, as it was before if its arrays are put back."""
@@ -99,6 +108,7 @@ class Uploads:
             return []
         if is_ours:
             keys = self._keys[descriptor] = [key for key, each in doc["data_keys"].items() if each.get("external")]
+            self._order[descriptor] = list(doc["data_keys"])
             doc = {**doc, "data_keys": doc["data_keys"] | {key: _inside(doc["data_keys"][key]) for key in keys}}
         return [("descriptor", doc)]
 
@@ -133,9 +143,3 @@ def _rows(resource: Document, start: int, stop: int) -> numpy.ndarray:
 
 def _inside(data_key: Document) -> Document:
     return {name: value for name, value in data_key.items() if name != "external"}
-
-
-def _with(doc: Document, arrays: Document, time: Any) -> Document:
-    if not arrays:
-        return doc
-    return {**doc, "data": doc["data"] | arrays, "timestamps": doc["timestamps"] | dict.fromkeys(arrays, time)}
