@@ -8,7 +8,7 @@ from typing import Any
 import numpy
 from tqdm import tqdm
 
-from pipeline.catalog import open_catalog
+from pipeline.catalog import let_read, open_catalog
 from pipeline.config import load
 from pipeline.documents import Document, Sink
 from pipeline.powder_config import powder_config
@@ -43,6 +43,7 @@ def powder_demo(directory: str, n_pixels: int = 512) -> None:
     catalog = open_catalog(folder / "catalog")
     line = PowderBeamline(folder, n_pixels)
     raw = [TiledSink(folder / "catalog", container="raw"), JSONLSink(folder / "raw")]
+    let_read(folder / "catalog", folder / "frames")
     results = [JSONLSink(folder / "analysis"), TiledSink(folder / "catalog")]
     began = time.monotonic()
     empty = _run(line, "empty", EMPTY, raw, results)
@@ -171,10 +172,13 @@ def _expansion(temperatures: numpy.ndarray, rings: numpy.ndarray, errors: numpy.
 
 
 def _show_catalog(catalog: Any) -> None:
-    run = catalog["analysis"][-1]
-    share = run["primary"]["hot_share"].read()
+    raw, run = catalog["raw"][-1], catalog["analysis"][-1]
+    share, frame = run["primary"]["hot_share"].read(), raw["primary"]["det"][-1]
     print(f"\nThe catalog has it: catalog['analysis'][-1]['primary']['hot_share'] are {len(share)} numbers, the last")
-    print(f"{float(share[-1]):.4f}, of raw run {run.metadata['start']['original_run_uid']}.")
+    print(f"{float(share[-1]):.4f}, of raw run {run.metadata['start']['original_run_uid']};")
+    print(
+        f"catalog['raw'][-1]['primary']['det'][-1] is its last frame, of {int(frame.sum(dtype=float))} counts in all."
+    )
 
 
 def _say_more(folder: Path, uid: str) -> None:

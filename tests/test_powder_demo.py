@@ -173,6 +173,8 @@ def test_it_says_how_far_it_is_and_what_the_catalog_has(there):
 
     assert "['hot_share'] are 61 numbers, the last" in there
     assert f"\n{last:.4f}, of raw run" in there
+    with h5py.File(sorted(Path("demo/frames").glob("*.h5"))[-1]) as file:
+        assert f"is its last frame, of {file['entry/data/data'][-1].sum(dtype=int)} counts in all" in there
     assert "81 frames of 512 x 512 pixels, and 20 dark ones" in there
 
 
