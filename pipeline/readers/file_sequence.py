@@ -1,5 +1,6 @@
 """Rows that are files: a TIFF or NPY sequence."""
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -112,7 +113,15 @@ class TIFFSequence(FileSequence):
                 "TIFF files are read by tifffile, which is not installed: pip install bluesky-pipeline[frames]."
             ) from None
         with tifffile.TiffFile(path, is_ome=False, is_mmstack=False, is_ndtiff=False) as file:
+            self._check(file.pages.first, path)
             return file.asarray()
+
+    def _check(self, page: Any, path: str) -> None:
+        """Refuse a page that says to be larger than what one event has: it would be read until memory is full."""
+        sizes = self._shape.shape
+        wanted = math.prod(n or 0 for n in sizes) if None not in sizes else page.size
+        if page.size > wanted or len(page.dataoffsets) > page.size:
+            raise OSError(f"{path}: wanted at most {wanted} numbers, a page has {page.size}")
 
 
 class NPYSequence(FileSequence):
