@@ -45,7 +45,6 @@ def main(argv: list[str] | None = None) -> int:
     if os.fork():  # The lock lives on in the child: whoever sees it free knows that the server is no more.
         os._exit(0)
     os.chdir(directory)
-    _give_way()
     try:
         _serve(directory, options.linger, lock)
     except Exception:  # noqa: BLE001 - the last door of a process that nobody waits for
@@ -55,9 +54,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _give_way() -> None:
-    """Let others have the processor first: those of this session, and, where Linux shares it by session, of others."""
-    os.nice(NICE)
-    with contextlib.suppress(OSError):
+    """Let others have the processor first: those of this session, and, where Linux shares it by session, of others.
+
+    Not before the server answers: somebody waits for that.
+    """
+    with contextlib.suppress(OSError):  # Linux has it thread by thread
+        for thread in Path("/proc/self/task").iterdir():
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), NICE)
         Path("/proc/self/autogroup").write_text(f"{NICE}\n")
 
 
@@ -166,6 +169,7 @@ def _announce(server: Any, directory: Path, connection: dict[str, Any]) -> None:
     new.unlink(missing_ok=True)
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         json.dump(connection, file)
+    _give_way()
     new.rename(directory / SERVER)
 
 
