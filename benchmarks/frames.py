@@ -39,7 +39,10 @@ def documents(path, n, uid):
         uri = {"uri": f"file://localhost{path}", "mimetype": "application/x-hdf5", "parameters": {"dataset": DATASET}}
         yield "stream_resource", {"uid": f"{resource}{first}", "run_start": uid, "data_key": "det", **uri}
         for i in range(first, min(first + FRAMES, n)):
-            spans = {"indices": {"start": i - first, "stop": i - first + 1}, "seq_nums": {"start": i + 1, "stop": i + 2}}
+            spans = {
+                "indices": {"start": i - first, "stop": i - first + 1},
+                "seq_nums": {"start": i + 1, "stop": i + 2},
+            }
             refers = {"descriptor": descriptor, "stream_resource": f"{resource}{first}"}
             yield "stream_datum", {"uid": f"{resource}/{i}", **refers, **spans}
             event = {"uid": f"{uid}/{i}", "descriptor": descriptor, "seq_num": i + 1, "time": float(i), "filled": {}}

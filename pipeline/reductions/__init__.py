@@ -21,9 +21,9 @@ from pipeline.reductions.projection import Projection as Projection
 from pipeline.reductions.quality import Quality as Quality
 from pipeline.reductions.reduction import Reduction as Reduction
 from pipeline.reductions.regions import Regions as Regions
+from pipeline.reductions.rotation_center import RotationCenter as RotationCenter
 from pipeline.reductions.similar_average import SimilarAverage as SimilarAverage
 from pipeline.reductions.similarity import Similarity as Similarity
-from pipeline.reductions.rotation_center import RotationCenter as RotationCenter
 from pipeline.reductions.sinogram import Sinogram as Sinogram
 from pipeline.reductions.statistics import Mean as Mean
 from pipeline.reductions.statistics import Statistics as Statistics
