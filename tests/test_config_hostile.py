@@ -328,6 +328,7 @@ def test_a_mutated_configuration_loads_or_is_a_configerror_and_runs_nothing(
     for name in ("canary_module", "canary_other"):
         (tmp_path / f"{name}.py").write_text("class Boom: pass\ndef boom(): pass\n")
     monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "configs").symlink_to(CONFIGS[0].parent)  # some refer to files there
     monkeypatch.chdir(tmp_path)
     rng = random.Random(mutate.__name__)
     path = tmp_path / "c.yaml"
