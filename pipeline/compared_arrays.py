@@ -1,6 +1,7 @@
 """Large arrays of a run that is replayed, beside those that were stored of it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -131,11 +132,11 @@ class CatalogArrays(ComparedArrays):
             return
 
     def _reader(self, run: str, stream: str, number: int) -> Callable[[str, int], Any]:
-        def read(key: str, i: int) -> Any:
-            node = self._catalog[run][stream][key]
-            return node[i] if i < node.shape[0] else None
+        @cache
+        def node(key: str) -> Any:
+            return self._catalog[run][stream][key]
 
-        return read
+        return lambda key, i: node(key)[i] if i < node(key).shape[0] else None
 
 
 class ComparedRows:
