@@ -107,7 +107,7 @@ def test_a_file_of_anything_is_refused(told, content, tmp_path):
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_whatever_bytes_are_changed_a_file_gives_values_or_an_error_of_ours(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("bytes")
     rows = frames(3, (4, 5))

@@ -134,7 +134,7 @@ def by_run(kept):
 
 
 @given(taken=scans(), data=st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_whatever_comes_when_the_analysis_is_the_same_bytes(stored, taken, data):
     wanted = analyse(plain(stored, taken), *nodes())
     told = [told_in_batches(field, taken, data.draw) for field in stored]
@@ -160,7 +160,7 @@ def kept_rows(taken):
 
 
 @given(taken=scans(), data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_what_is_delivered_twice_changes_nothing(stored, taken, data):
     documents = plain(stored, taken)
     wanted = analyse(documents, *nodes())
@@ -173,7 +173,7 @@ def test_what_is_delivered_twice_changes_nothing(stored, taken, data):
 
 
 @given(taken=scans(), data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_fly_scan_has_an_event_for_each_row_whatever_comes_when(stored, taken, data):
     def documents(told):
         return [*head(stored, motor=False), *told, stop(max(n for n, _ in taken))]
@@ -234,7 +234,7 @@ def test_frames_of_which_nothing_is_told_at_all_are_missed(stored, caplog):
 
 
 @given(taken=scans(), data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_what_aligns_frames_goes_on_from_its_state(stored, taken, data):
     motor = data.draw(st.booleans())
     told = [told_in_batches(field, taken, data.draw) for field in stored]
@@ -354,7 +354,7 @@ def test_a_frame_that_does_not_come_is_waited_for_once(tmp_path):
 
 
 def test_each_frame_is_read_once_for_all_nodes_and_few_are_there_at_a_time(tmp_path):
-    rows = frames(30, (1000, 1000), "u4")  # 4 MB each: one is a block
+    rows = frames(12, (1000, 1000), "u4")  # 4 MB each: one is a block
     stored = {"a": hdf5(tmp_path / "a.h5", rows, chunks=(1, 1000, 1000))}
     read, alive, most = [], [], []
 
@@ -371,17 +371,15 @@ def test_each_frame_is_read_once_for_all_nodes_and_few_are_there_at_a_time(tmp_p
             most.append(sum(ref() is not None for ref in list(alive)))
             return result
 
-    for in_flight in (2, 3, 5):
+    for in_flight in (2, 4):
         read.clear(), alive.clear(), most.clear()
         both = [Node("one", Looks("a"), every=0), Node("two", Looks("a"), FrameAverage("a"), every=0)]
-        got = analyse(
-            streamed(stored, 30, batch=10), *both, assets=Assets(readers={HDF5: Watched}, in_flight=in_flight)
-        )
+        got = analyse(streamed(stored, 12, batch=5), *both, assets=Assets(readers={HDF5: Watched}, in_flight=in_flight))
 
         for node in ("one", "two"):
             crcs = [data["a_crc"] for data in got.of_node(node).events("primary")]
             assert crcs == [crc(row) for row in rows]
-        assert sorted(read) == list(range(30))
+        assert sorted(read) == list(range(12))
         assert max(most) <= in_flight
     gc.collect()
     assert sum(ref() is not None for ref in alive) == 0
@@ -417,7 +415,7 @@ def test_files_and_memory_are_given_back_after_each_run(tmp_path):
         tracemalloc.start()
         many(2)
         before = tracemalloc.get_traced_memory()[0]
-        many(8)
+        many(5)
         grown = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
@@ -425,7 +423,7 @@ def test_files_and_memory_are_given_back_after_each_run(tmp_path):
 
     assert len(os.listdir("/proc/self/fd")) <= n_files
     assert threading.active_count() <= n_threads
-    assert grown < 100_000  # of 32 runs
+    assert grown < 100_000  # of 20 runs
 
 
 @pytest.mark.parametrize("is_read", [False, True])

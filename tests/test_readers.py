@@ -439,7 +439,7 @@ def test_who_waits_for_a_file_does_not_keep_its_writer_from_it(tmp_path):
     with Writer(path) as writer:
         for thread in threads:
             thread.start()
-        for _ in range(100):
+        for _ in range(40):
             for step in [
                 ("create", "earliest"),
                 ("dataset",),
