@@ -9,9 +9,10 @@ from typing import Any
 
 import event_model
 
+from pipeline.array_files import path_of
 from pipeline.catalog import default_path
 from pipeline.catalogs import find, kind_of, runs_of
-from pipeline.documents import Document, plainly
+from pipeline.documents import Document, file_stem, plainly
 from pipeline.errors import PipelineError, PipelineRuntimeError, PipelineTypeError, PipelineValueError
 from pipeline.provenance import linked_metadata
 from pipeline.run import BlueskyRun
@@ -23,6 +24,7 @@ from pipeline.sources.catalog import read_catalog
 from pipeline.sources.jsonl import read_jsonl
 from pipeline.stream_builder import PAGE_ROWS
 from pipeline.tables import LARGEST
+from pipeline.uploads import uploaded
 
 Documents = list[tuple[str, Document]]
 Path_ = str | os.PathLike[str]
@@ -169,7 +171,8 @@ class Store:
             there.append(f"the ledger {str(self._ledger.directory)!r}")
         missing = []
         for target in self._targets:
-            fault = target.write(documents if target.takes_arrays else told, self._timeout)
+            given = list(uploaded(documents)) if target.takes_arrays else told
+            fault = target.write(given, self._timeout)
             there += [] if fault else [target.name]
             missing += [f"{target.name}: {fault}"] if fault else []
         if missing:
@@ -190,9 +193,9 @@ class Store:
         finally:
             if arrays is not None:
                 arrays.let_go()
-        if ledger.arrays is not None and any(name == "stream_resource" for name, _ in told):
+        for folder in _folders(told):
             for target in self._targets:
-                target.let_read(ledger.arrays.directory)
+                target.let_read(folder)
         return told
 
     def close(self) -> None:
@@ -273,6 +276,13 @@ def _shown(catalog: Any) -> str:
     if isinstance(catalog, str | os.PathLike):
         return f"the catalog {os.fspath(catalog).partition('?')[0]!r}"
     return f"the catalog given as {type(catalog).__name__}"
+
+
+def _folders(documents: Documents) -> set[Path]:
+    """Return the folders of the files that are named for this run: of arrays beside a ledger."""
+    stem = file_stem(documents[0][1]["uid"])
+    paths = [path_of(doc["uri"]) for name, doc in documents if name == "stream_resource"]
+    return {path.parent for path in paths if path.name.startswith(f"{stem}.")}
 
 
 # documents ---------------------------------------------------------------------------------------------------------

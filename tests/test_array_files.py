@@ -35,6 +35,7 @@ from pipeline.sinks import JSONLSink, jsonl
 from pipeline.sources import read_jsonl
 from pipeline.state import state_from_bytes, state_to_bytes
 from pipeline.store import Store
+from pipeline.store_file import store_file
 from pipeline.superblock import Superblock, close_abandoned
 from pipeline.testing import make_run
 from pipeline.verify import verify
@@ -853,6 +854,22 @@ def test_store_keeps_large_arrays_beside_its_ledger_and_in_mongo(tmp_path):
     numpy.testing.assert_array_equal(rows, images)
     numpy.testing.assert_array_equal(catalog.v2[run.uid]["primary"]["data"]["image"].read(), images)
     assert b"stream_datum" in (tmp_path / "7f3c0d9e.jsonl").read_bytes()
+
+
+def test_the_file_of_a_run_with_large_arrays_is_stored_elsewhere_with_them(tmp_path):
+    import databroker
+
+    analyse(tmp_path / "first", raw_run())
+    (path,) = (tmp_path / "first").glob("*.jsonl")
+    catalog = databroker.temp()
+
+    with Store(catalog, ledger=tmp_path / "second") as stored:
+        (run,) = store_file(path, stored)
+
+    assert list((tmp_path / "second").glob("*.h5")) == [], "they stay where they are"
+    numpy.testing.assert_array_equal(run["primary"].read()["det_doubled"].values, [each * 2 for each in frames(6)])
+    (there,) = catalog.v2.values()
+    numpy.testing.assert_array_equal(there["primary"]["data"]["det_doubled"].read(), [each * 2 for each in frames(6)])
 
 
 def test_nothing_of_hdf5_is_imported_before_there_is_a_large_array(tmp_path):
