@@ -26,6 +26,7 @@ from pipeline.testing import make_run
 KILLED = 137
 PATIENCE = 10  # seconds for a child, which needs a fraction of one
 LANE = "broker"
+MAX_ARRAY_BYTES = jsonl.MAX_ARRAY_BYTES
 
 
 def nodes():
@@ -210,7 +211,7 @@ def snapshots_while_read_again(stack):
 
 def serve(items, folder, keeps):
     ledger = folder / "ledger"
-    pipeline = Pipeline(nodes(), [jsonl.JSONLSink(ledger)])
+    pipeline = Pipeline(nodes(), [jsonl.JSONLSink(ledger, max_array_bytes=MAX_ARRAY_BYTES)])
     source = Broker(items, folder / "committed", keeps)
     Service(pipeline, source, hold_seconds=1e9, snapshot_seconds=0.0).run()
 

@@ -557,10 +557,7 @@ def test_whatever_step_it_is_killed_at_the_run_is_completed(tmp_path):
 def test_a_service_that_is_killed_anywhere_makes_the_same_rows(tmp_path, monkeypatch):
     """As in `test_crashes`, with curves in files."""
     monkeypatch.setattr(crashes, "nodes", lambda: [Node("frames", Doubled("det"), FrameAverage("det"), every=2)])
-    monkeypatch.setattr(crashes.jsonl, "MAX_ARRAY_BYTES", 0)
-    monkeypatch.setattr(
-        crashes.jsonl.JSONLSink.__init__, "__kwdefaults__", {"max_array_bytes": 64, "compression": None}
-    )
+    monkeypatch.setattr(crashes, "MAX_ARRAY_BYTES", 64)
     n_crashes = n_trials = 0
 
     while n_crashes < 40:
