@@ -104,7 +104,7 @@ def test_a_service_makes_of_frames_what_a_replay_makes(data_folder, tmp_path, fi
     source = Lanes(one=documents, batch=50)
     source.is_stored = True
 
-    Service(Pipeline(nodes, [JSONLSink(tmp_path)]), source).run()
+    Service(Pipeline(nodes, [JSONLSink(tmp_path, max_array_bytes=None)]), source).run()
 
     (path,) = tmp_path.glob("*.jsonl")
     assert path.read_bytes() == whole.bytes()
