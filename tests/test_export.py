@@ -16,7 +16,6 @@ import xarray
 from csvw.metadata import CSVW
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from nexusformat.nexus import nxload
 from stored_run import StoredRun, built_run
 
 from pipeline.documents import dumps
@@ -24,6 +23,9 @@ from pipeline.errors import PipelineError
 from pipeline.files import export, read_results
 from pipeline.files.column import ragged
 from pipeline.sources import read_jsonl
+
+with numpy.printoptions():  # the import changes how numpy prints, for all that come after
+    from nexusformat.nexus import nxload
 
 TABLES = ["csv", "parquet", "netcdf", "nexus"]
 START = {"sample": {"name": "Cü"}, "analysis": {"node": "peak", "recipe": [1, None, 2**60, 2**70]}, "title": "a scan"}
