@@ -1,6 +1,7 @@
 """What `resource` and `datum` documents tell of is what their handlers give, read once and kept from all hands."""
 
 import threading
+import weakref
 
 import dask.array
 import numpy
@@ -276,6 +277,46 @@ def test_a_handler_is_closed_with_its_run_and_made_anew_after_a_fault():
     ]
     assert closed == made
     assert len(made) == 2
+
+
+def test_of_resources_that_follow_one_another_few_values_and_handlers_are_there():
+    """As of a camera that writes a file for each point; and of all fields that a file has."""
+    values, handlers, most = [], [], []
+
+    class Handler:
+        def __init__(self, path):
+            handlers.append(self)
+            self.is_open = True
+
+        def __call__(self, point_number):
+            most.append((_n_there(values), sum(each.is_open for each in handlers)))
+            value = ROWS[point_number].copy()
+            values.append(weakref.ref(value))
+            return value
+
+        def close(self):
+            self.is_open = False
+
+    keys = {field: {"source": "", "external": "OLD:", **KEY} for field in ("one", "two")}
+    documents = [start(), descriptor(keys)]
+    for i in range(10):
+        documents.append(resource(f"r{i}", "own", f"/nowhere/{i}"))
+        documents += [datum(f"r{i}", n, point_number=(i + n) % 12) for n in range(6)]
+        for n in (0, 2, 4):
+            data = {"one": f"r{i}/{n}", "two": f"r{i}/{n + 1}"}
+            documents.append(event(3 * i + n // 2 + 1, data, filled=dict.fromkeys(keys, False)))
+    kept, node = Kept(), Node("each", Checksum("one"), Checksum("two"), every=0)
+    Pipeline([node], [kept], assets=Assets(handlers={"own": Handler})).replay([*documents, stop(30)])
+
+    wanted = [[crc(ROWS[(i + n + k) % 12]) for k in (0, 1)] for i in range(10) for n in (0, 2, 4)]
+    assert [[row["one_crc"], row["two_crc"]] for row in kept.events("primary")] == wanted
+    assert len(handlers) == 10
+    assert max(n_values for n_values, _ in most) <= 2 * 3
+    assert max(n_open for _, n_open in most) <= 5
+
+
+def _n_there(references):
+    return sum(reference() is not None for reference in references)
 
 
 def test_a_datum_that_many_events_name_is_read_once_for_all_nodes():

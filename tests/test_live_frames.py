@@ -385,6 +385,40 @@ def test_each_frame_is_read_once_for_all_nodes_and_few_are_there_at_a_time(tmp_p
     assert sum(ref() is not None for ref in alive) == 0
 
 
+def test_of_files_that_follow_one_another_few_frames_are_there_and_few_files_open(tmp_path):
+    rows = frames(20, (1000, 1000), "u4")  # 4 MB each: one is a block
+    documents, alive, most, files = [start()], [], [], []
+    for i in range(10):
+        store = hdf5(tmp_path / f"{i}.h5", rows[2 * i : 2 * i + 2], chunks=(1, 1000, 1000))
+        documents += [descriptor({"a": store.key, "x": MOTOR})] if not i else []
+        documents += [stream_resource("a", store, f"r{i}"), stream_datum("a", 2 * i + 1, 2 * i + 3, 0, f"r{i}")]
+        documents += [event(2 * i + 1, {"x": 0.0}), event(2 * i + 2, {"x": 0.0})]
+
+    class Watched(HDF5Reader):
+        def read(self, start, stop):
+            found = super().read(start, stop)
+            alive.append(weakref.ref(found))
+            return found
+
+    class Looks(Checksum):
+        def reduce(self, data):
+            result = super().reduce(data)
+            most.append(sum(ref() is not None for ref in list(alive)))
+            files.append(len({path for path in map(_opened, os.listdir("/proc/self/fd")) if path.endswith(".h5")}))
+            return result
+
+    got = analyse([*documents, stop(20)], Node("each", Looks("a"), every=0), assets=Assets(readers={HDF5: Watched}))
+
+    assert [data["a_crc"] for data in got.events("primary")] == [crc(row) for row in rows]
+    assert max(most) <= 3
+    assert max(files) <= 4
+
+
+def _opened(descriptor):
+    path = f"/proc/self/fd/{descriptor}"
+    return os.readlink(path) if os.path.lexists(path) else ""
+
+
 def test_files_and_memory_are_given_back_after_each_run(tmp_path):
     rows = frames(8, (16, 16))
     folders = {}

@@ -90,6 +90,10 @@ class DatumAsset:
                 check_file(path, self._roots)
                 self._checked.add(path)
 
+    def forget(self) -> None:
+        """Keep no values."""
+        self._kept.clear()
+
     def close(self) -> None:
         """Close the files."""
         handler, self._handler = self._handler, None

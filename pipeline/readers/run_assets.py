@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.readers.handlers import Handler
     from pipeline.readers.roots import Roots
 
+OPEN = 4  # assets of a field that stay open
 REMEMBERED = 10_000  # datums that were read, and may be wanted again: a dark that each event names
 
 
@@ -69,6 +70,7 @@ class RunAssets:
         self._datums: OrderedDict[str, tuple[str, Document]] = OrderedDict()  # datum_id -> resource, arguments
         self._read: OrderedDict[str, None] = OrderedDict()  # datum_ids that were asked for
         self._assets: dict[str, StreamAsset | DatumAsset] = {}
+        self._recent: dict[str, list[str]] = {}  # field -> its open assets, that of the last value last
         self._filler = Filler(settings.handlers, inplace=False, retry_intervals=[])
         self._are_wanted = False
 
@@ -174,6 +176,7 @@ class RunAssets:
         if asset is None:
             key = self._keys[descriptor][frame.field]
             asset = self._assets[frame.resource] = self._streamed(self._resources[frame.resource], key)
+        self._use(frame)
         assert isinstance(asset, StreamAsset)
         asset.announce(sys.maxsize if self._is_stored else n_rows)
         return asset
@@ -193,6 +196,7 @@ class RunAssets:
         asset = self._assets.get(frame.resource)
         if asset is None:
             asset = self._assets[frame.resource] = self._classic(self._resources[frame.resource])
+        self._use(frame)
         assert isinstance(asset, DatumAsset)
         return asset
 
@@ -210,6 +214,19 @@ class RunAssets:
 
         title = f"{resource.get('spec')} {name}"
         return DatumAsset(title, open_handler, self._settings.in_flight, self._settings.roots)
+
+    def _use(self, frame: Frame) -> None:
+        """Let the assets before this one of a field keep no values, and soon no open files."""
+        recent = self._recent.setdefault(frame.field, [])
+        if recent[-1:] == [frame.resource]:
+            return
+        before = [uid for uid in recent if uid != frame.resource]
+        recent[:] = [*before[1 - OPEN :], frame.resource]
+        in_use = {uids[-1] for uids in self._recent.values()}
+        for uid in set(before) - in_use:
+            self._assets[uid].forget()
+        for uid in set(before).difference(*self._recent.values()):
+            self._assets.pop(uid).close()
 
     # restarts
 
@@ -244,7 +261,7 @@ class RunAssets:
         """Close all files."""
         for asset in self._assets.values():
             asset.close()
-        self._assets = {}
+        self._assets, self._recent = {}, {}
 
 
 def _known(what: str, of: str, name: str, known: Mapping[str, Any]) -> Any:

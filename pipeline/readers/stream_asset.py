@@ -122,6 +122,12 @@ class StreamAsset:
             self._reader.close()
             self._reader = None
 
+    def forget(self) -> None:
+        """Keep no rows."""
+        with self._lock:
+            self._blocks.clear()
+            self._asked = -1
+
     def close(self) -> None:
         """Close the files, and keep nothing."""
         with self._lock:
