@@ -112,6 +112,8 @@ def readable(array: numpy.ndarray) -> numpy.ndarray:
     elif array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8):
         with numpy.errstate(over="ignore"):
             array = array.astype(numpy.float32 if array.dtype.itemsize == 2 else numpy.float64)
-    view = numpy.require(array, array.dtype.newbyteorder("="), ["C", "A"]).view()
+    if not (array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative):
+        array = numpy.require(array, array.dtype.newbyteorder("="), ["C", "A"])
+    view = array.view()
     view.flags.writeable = False
     return view

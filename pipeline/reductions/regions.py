@@ -12,6 +12,7 @@ from pipeline.reductions.files import read_array
 from pipeline.reductions.frame_series import HOW, check_series, one_frame
 from pipeline.reductions.reduction import Data, Result, units_of, with_units
 from pipeline.reductions.region import Box, Labelled, Region
+from pipeline.reductions.region_table import RegionTable
 from pipeline.reductions.runs import RegionSums, Runs, runs_of_labels
 from pipeline.reductions.values import as_numbers
 
@@ -64,7 +65,7 @@ class Regions(EventReduction):
     """
 
     version = 2
-    constants = ("_regions", "_shape", "_keys", "_runs")
+    constants = ("_regions", "_shape", "_keys", "_table", "_runs")
 
     def __init__(
         self,
@@ -89,7 +90,7 @@ class Regions(EventReduction):
         self._regions = self._read(rois, sha256) if isinstance(rois, str) else _boxes(rois, width)
         self._n_axes = next(iter(self._regions.values())).n_axes
         self._keys = self._result_keys()
-        self._n_place = sum(self._n_axes if what == "com" else 1 for what in self.statistics)
+        self._table = RegionTable(self.statistics, self._n_axes, has_border=width > 0)
         self._runs: dict[tuple[int, ...], Runs] = {}  # shape of the last frame -> regions, and what surrounds them
 
     def _read(self, path: str, sha256: str | None) -> dict[str, Region]:
@@ -137,16 +138,12 @@ class Regions(EventReduction):
 
     def _of_frame(self, frame: Array) -> Result:
         frame = frame if frame.ndim == 2 else frame.reshape(1, -1)
-        sums, border = self._runs_of(frame.shape).sums(frame), None
-        with numpy.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            if self.background == "border":
-                n = len(self._regions)
-                around = sums.part(n, 2 * n)
-                border = around.total / around.n
-                sums = sums.part(0, n).less(border)
-            values: list[Any] = self._table(sums, border).reshape(-1).tolist()
-        n_keys = len(self._keys) // len(self._regions)
-        for i in range(self._n_place, len(values), n_keys):
+        runs, border = self._runs_of(frame.shape), None
+        sums = runs.sums(frame)
+        if self.background == "border":
+            sums, border = _less_border(sums, len(self._regions))
+        values: list[Any] = self._table.of(sums, border, has_kernel=runs.are_large).reshape(-1).tolist()
+        for i in range(self._table.n_place, len(values), len(values) // len(self._regions)):
             values[i] = int(values[i])
         return dict(zip(self._keys, values, strict=True))
 
@@ -159,21 +156,6 @@ class Regions(EventReduction):
             self._runs.clear()
             self._runs[shape] = Runs([*runs, *(region.border((height, width)) for region in borders)])
         return self._runs[shape]
-
-    def _table(self, sums: RegionSums, border: Array | None) -> Array:
-        """Return what each key is of each region, a row for each."""
-        if not sums.n.all():
-            sums = sums.less(numpy.where(sums.n > 0, 0.0, numpy.nan))
-        columns = {
-            "sum": [sums.total],
-            "mean": [sums.total / sums.n],
-            "max": [sums.largest],
-            "com": (sums.moments / numpy.where(sums.total > 0, sums.total, numpy.nan))[-self._n_axes :],
-        }
-        found = [column for what in self.statistics for column in columns[what]]
-        table = numpy.array([*found, sums.n, *([] if border is None else [border])])
-        table[~numpy.isfinite(table)] = numpy.nan
-        return table.T
 
     def describe(self, data_keys: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Return the units: those of the field; centres are in elements, `pixel`."""
@@ -189,6 +171,14 @@ def _check(given: Sequence[str], known: Sequence[str], what: str) -> None:
     for name in given:
         if name not in known:
             raise PipelineValueError(f"{what} has {name!r}{near(str(name), known)}")
+
+
+def _less_border(sums: RegionSums, n: int) -> tuple[RegionSums, Array]:
+    """Return the sums of the first regions less the mean of those after them, which surround them; and that mean."""
+    around = sums.part(n, 2 * n)
+    with numpy.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        border = around.total / around.n
+        return sums.part(0, n).less(border), border
 
 
 def _boxes(rois: Mapping[str, Sequence[int]], border: int) -> dict[str, Region]:

@@ -39,6 +39,11 @@ class Runs:
     Elements that are not finite are left out. Integers are summed exactly and rounded once. Floats are summed in
     float64, row by row, in the order that `in_lanes` tells, so that every way of doing it gives the same bits.
 
+    Attributes
+    ----------
+    are_large
+        Whether they have so many elements that a kernel is worth it.
+
     >>> frame = numpy.arange(12.0).reshape(3, 4)
     >>> sums = Runs([numpy.array([[0, 1, 3], [1, 1, 3]]), numpy.array([[2, 0, 1]])]).sums(frame)
     >>> sums.n.tolist(), sums.total.tolist(), sums.largest.tolist()
@@ -53,7 +58,7 @@ class Runs:
         self._runs = numpy.concatenate([numpy.zeros((0, 3), numpy.int64), *runs])
         counts = numpy.array([_counts(each) for each in runs], numpy.int64).reshape(-1, 3).T
         self._n, self._places = counts[0], counts[1:].astype(float)
-        self._n_elements = int(self._n.sum())
+        self.are_large = int(self._n.sum()) >= WORTH
 
     @cached_property
     def _blocks(self) -> list["_Block"]:
@@ -87,7 +92,7 @@ class Runs:
 
     def _is_for_kernel(self, frame: Array) -> bool:
         """Tell whether a kernel is worth it, and reads this frame as it is: none is copied for a few regions."""
-        return self._n_elements >= WORTH and frame.flags.c_contiguous and frame.flags.aligned and frame.dtype.isnative
+        return self.are_large and frame.flags.c_contiguous and frame.flags.aligned and frame.dtype.isnative
 
 
 def runs_of_labels(labels: Array) -> list[Array]:
