@@ -100,6 +100,7 @@ def differences(ledger, runs):
 
 
 def assert_is_right(run):
+    run = run.v3  # whoever has used `.v1` in this process has made it the way of all runs, in Tiled's client
     data = run["primary"].read()
     numpy.testing.assert_array_equal(run["primary"]["det_doubled"].read(), [frame * 2 for frame in frames(6)])
     numpy.testing.assert_array_equal(data["det_doubled"].values, [frame * 2 for frame in frames(6)])
@@ -218,7 +219,7 @@ def test_arrays_of_another_shape_are_left_out_and_told(ledger, runs):
 
     Projector(ledger, runs).sync()
 
-    run = runs.values().first()
+    run = runs.values().first().v3
     assert run["primary"]["det_doubled"].read().shape == (2, *SHAPE)
     assert any("arrays of another shape or type" in note for note in run.metadata["notes"])
     assert run["primary"]["raw_seq_num"].read().tolist() == [1, 2, 3]
@@ -239,7 +240,7 @@ def test_files_outside_the_folders_that_are_named_are_not_served(tmp_path, direc
             tiled.flush(TIMEOUT)
 
     assert_is_right(catalog["analysis"][uids["named"]])
-    image = catalog["analysis"][uids["elsewhere"]]["primary"]["det_doubled"]
+    image = catalog["analysis"][uids["elsewhere"]].v3["primary"]["det_doubled"]
     block = image.item["links"]["block"].format(0, 0, 0)
     assert catalog.context.http_client.get(block).status_code == 500
 

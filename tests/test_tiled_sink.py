@@ -228,7 +228,7 @@ def test_a_wide_stream_is_kept(sink, analysis):
 
     sink.flush(TIMEOUT)
 
-    assert float(analysis[run.uid]["primary"]["motor_599"].read()[0]) == 1.0
+    assert float(analysis[run.uid].v3["primary"]["motor_599"].read()[0]) == 1.0
 
 
 def test_a_run_given_twice_is_left_as_it_is(sink, analysis):

@@ -33,7 +33,7 @@ class CatalogWriter:
     keep_trying
         Asked, while the server cannot be reached, whether to try once more.
     flush_seconds, flush_count
-        How long, and how many documents, may wait before they are written; the first after a silence do not wait.
+        How long, and how many documents, may wait before they are written together.
     """
 
     def __init__(
@@ -43,8 +43,8 @@ class CatalogWriter:
         *,
         uploads: bool = False,
         keep_trying: Callable[[], bool] = lambda: True,
-        flush_seconds: float = 0.25,
-        flush_count: int = 1000,
+        flush_seconds: float,
+        flush_count: int,
     ) -> None:
         self._connect = connect
         self._report = report
@@ -58,7 +58,6 @@ class CatalogWriter:
         self._owners: dict[str, str] = {}  # uid of a descriptor or resource -> run uid
         self._n_waiting = 0
         self._due = 0.0
-        self._written = 0.0  # when the last write ended
         self._at_once = False
 
     def serve(self, receive: Callable[[float | None], list[bytes] | None], ack: Callable[[int], None]) -> None:
@@ -93,8 +92,8 @@ class CatalogWriter:
 
     def _take(self, line: bytes) -> None:
         if not self._n_waiting:
-            # At once after a while of silence; so only those documents wait that come while others are fresh.
-            self._due = max(time.monotonic(), self._written + self._flush_seconds)
+            # All together, the first ones too: a short scan is written when it is over, and pays for none of it.
+            self._due = time.monotonic() + self._flush_seconds
         self._n_waiting += 1
         name, doc = loads(line)
         if name == "flush":
@@ -159,7 +158,6 @@ class CatalogWriter:
         """Write all that waits; return when it is readable, or reported lost."""
         for uid in list(self._runs):
             self._write_run(uid)
-        self._written = time.monotonic()
         self._n_waiting = 0
         self._at_once = False
 

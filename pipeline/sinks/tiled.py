@@ -60,7 +60,7 @@ class TiledSink:
         self,
         target: Any = None,
         *,
-        flush_seconds: float = 0.4,
+        flush_seconds: float = 0.6,
         flush_count: int = 1000,
         maxsize: int = 100_000,
         when_full: Literal["drop", "wait"] = "drop",
