@@ -10,6 +10,8 @@ from pipeline.run_builder import RunBuilder, configuration
 
 COUNTERS = ("raw_seq_num", "n_events")
 
+Descriptions = dict[str, Document]
+
 
 class Point(NamedTuple):
     """What a derived event takes over from the raw event it follows."""
@@ -120,33 +122,39 @@ class Output:
     def _describe(self, reductions: Sequence[Reduction], row: Mapping[str, Any], time: float) -> None:
         self._keys = safe_keys(row)
         self._is_renamed = any(name != key for name, key in self._keys.items())
-        known = self._describe_results(reductions) | {key: self._describe_carried(key) for key in self._carried}
+        told = self._ask(reductions)
+        known = self._describe_results(reductions, told) | {key: self._describe_carried(key) for key in self._carried}
         data_keys = {self._keys[name]: self._data_key(name, row[name], known.get(name, {})) for name in row}
         axes = _axes([reductions[i] for i in self._chosen])
         settings = configuration(self._node, axes, time) if axes else None
         if self.name in self._builder.streams:
             self._builder.redescribe(self.name, data_keys, configuration=settings, time=time)
             return
-        self._write_axes(axes, self._described(reductions), time)
+        self._write_axes(axes, {key: about for i in self._chosen for key, about in told[i].items()}, time)
         hints = {self._node: {"fields": [key for key in data_keys if key not in COUNTERS]}}
         self._builder.add_stream(
             self.name, data_keys, configuration=settings, object_name=self._node, hints=hints, time=time
         )
 
-    def _describe_results(self, reductions: Sequence[Reduction]) -> dict[str, Document]:
-        """Return what is known of the results, each reduction being told of what those before it give."""
-        known: dict[str, Document] = {}
-        data_keys = dict(self._raw_keys)
-        for i, reduction in enumerate(reductions):
-            source = f"{reduction.name}({', '.join(map(repr, reduction.arguments.values()))})"
-            result, described = reduction.result() or {}, reduction.describe(data_keys)
-            keys = {key: {"source": source, **described.get(key, {})} for key in result}
-            if i in self._chosen:
-                known |= _distinct(keys, known)
-            if reduction.kind == "event":
-                fed = (reduction.feed() or {}).items()
-                data_keys |= {key: {**describe(value, source), **described.get(key, {})} for key, value in fed}
+    def _describe_results(self, reductions: Sequence[Reduction], told: Sequence[Descriptions]) -> Descriptions:
+        """Return what is known of the results."""
+        known: Descriptions = {}
+        for i in self._chosen:
+            about, source = told[i], _source(reductions[i])
+            keys = {key: {"source": source, **about.get(key, {})} for key in reductions[i].result() or {}}
+            known |= _distinct(keys, known)
         return known
+
+    def _ask(self, reductions: Sequence[Reduction]) -> list[Descriptions]:
+        """Return what each reduction says of its results and axes, once it is told what those before it give."""
+        data_keys, told = dict(self._raw_keys), []
+        for reduction in reductions:
+            about = reduction.describe(data_keys)
+            told.append(about)
+            if reduction.kind == "event":
+                source, fed = _source(reduction), (reduction.feed() or {}).items()
+                data_keys |= {key: {**describe(value, source), **about.get(key, {})} for key, value in fed}
+        return told
 
     def _describe_carried(self, field: str) -> Document:
         raw = self._raw_keys[field]
@@ -158,15 +166,15 @@ class Output:
         data_key = {**describe(value, self._node), **known}
         return data_key if self._keys[name] == name else {**data_key, "original_name": name}
 
-    def _described(self, reductions: Sequence[Reduction]) -> dict[str, Document]:
-        """Return what the reductions say of their axes."""
-        return {key: known for i in self._chosen for key, known in reductions[i].describe(self._raw_keys).items()}
-
     def _write_axes(self, axes: Result, known: Mapping[str, Document], time: float) -> None:
         if axes and "axes" not in self._builder.streams:
             data_keys = {key: {**describe(value, self._node), **known.get(key, {})} for key, value in axes.items()}
             self._builder.add_stream("axes", data_keys, object_name=self._node, time=time)
             self._builder.add_event("axes", axes, time=time)
+
+
+def _source(reduction: Reduction) -> str:
+    return f"{reduction.name}({', '.join(map(repr, reduction.arguments.values()))})"
 
 
 def _distinct(result: Result, row: Mapping[str, Any]) -> Result:

@@ -40,6 +40,20 @@ def test_what_is_normalised_has_the_peak_that_the_detector_alone_would_not_show(
     assert data_keys["final"]["mu_com"]["units"] == "mm"
 
 
+def test_units_follow_through_a_chain_and_nobody_is_warned_of_them(kept, caplog):
+    data = {"mca": [numpy.arange(8.0) + i for i in range(6)], "i0": [2.0] * 6}
+    units = {"mca": {"units": "count"}, "i0": {"units": "count"}}
+    node = Node(
+        "n", Regions("mca", {"fe": [2, 5]}), Normalize("mca_fe_sum", "i0", op="mca_fe_sum**2 / i0", name="fe"), every=0
+    )
+
+    replayed(kept, node, make_run(data, data_keys=units))
+
+    data_keys = {doc["name"]: doc["data_keys"] for doc in kept.named("descriptor")}
+    assert data_keys["primary"]["fe"]["units"] == "count"
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == []
+
+
 def test_regions_of_a_spectrum_feed_a_map(kept):
     spectra = [numpy.arange(8.0) + i for i in range(6)]
     data = {"x": [0.0, 1.0, 2.0] * 2, "y": [0.0] * 3 + [1.0] * 3, "mca": spectra}
