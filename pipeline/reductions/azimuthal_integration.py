@@ -17,7 +17,7 @@ from pipeline.reductions.geometry import Geometry, are_same
 from pipeline.reductions.instrument import Instrument
 from pipeline.reductions.pixel_mask import read_mask
 from pipeline.reductions.pixel_splitting import SPLITS, UNITS
-from pipeline.reductions.reduction import Data, Result, units_of
+from pipeline.reductions.reduction import Data, Result, ratio_units, units_of
 from pipeline.reductions.values import NAN, as_number, as_numbers
 
 Array = numpy.ndarray
@@ -255,10 +255,7 @@ class AzimuthalIntegration(EventReduction):
 
     def _units(self, data_keys: Mapping[str, Any]) -> str | None:
         units = units_of(data_keys, self.field)
-        if self.norm is None or units is None:
-            return units
-        norm = units_of(data_keys, self.norm)
-        return f"{units}/({norm})" if norm else None
+        return units if self.norm is None else ratio_units(units, units_of(data_keys, self.norm))
 
 
 def _check(what: str, value: Any, known: Collection[Any]) -> None:

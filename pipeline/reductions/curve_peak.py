@@ -7,7 +7,7 @@ from pipeline.errors import PipelineValueError
 from pipeline.reductions.curve_window import CurveWindow
 from pipeline.reductions.event_reduction import EventReduction
 from pipeline.reductions.peak import NAN, find_peak
-from pipeline.reductions.reduction import Data, Result, units_of, with_units
+from pipeline.reductions.reduction import Data, Result, ratio_units, units_of, with_units
 
 
 class CurvePeak(EventReduction):
@@ -94,8 +94,7 @@ class CurvePeak(EventReduction):
     def describe(self, data_keys: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Return the units: those of x, of y, their quotient and their product."""
         x, y = units_of(data_keys, self._curve.x_field or ""), units_of(data_keys, self.y)
-        both = bool(x and y)
-        units = {"x": x, "y": y, "y/x": f"{y}/({x})" if both else None, "y*x": f"{y}*({x})" if both else None}
+        units = {"x": x, "y": y, "y/x": ratio_units(y, x), "y*x": f"{y}*({x})" if x and y else None}
         return with_units({f"{self.key}_{what}": units[of] for what, of in _UNITS.items()})
 
 

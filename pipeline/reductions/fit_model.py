@@ -9,6 +9,7 @@ import numpy
 
 from pipeline.errors import PipelineValueError
 from pipeline.reductions.least_squares import dot, errors_of, is_beyond_chance, least_squares
+from pipeline.reductions.reduction import ratio_units
 
 Array = numpy.ndarray
 # internal parameters; values and standard errors by `names`; sum of squares over degrees of freedom; is it a fit?
@@ -316,9 +317,8 @@ _BACKGROUNDS = {"none": (), "constant": ("intercept",), "linear": ("intercept", 
 
 
 def _units(name: str, is_peak: bool, x: str | None, y: str | None) -> str | None:
-    both = bool(x and y)
     if name == "amplitude":
-        return (f"{y}*({x})" if both else None) if is_peak else y
+        return (f"{y}*({x})" if x and y else None) if is_peak else y
     if name == "slope":
-        return f"{y}/({x})" if both else None
+        return ratio_units(y, x)
     return {"fraction": "dimensionless", "height": y, "intercept": y}.get(name, x)

@@ -10,7 +10,7 @@ import numpy
 from pipeline.errors import PipelineRuntimeError, PipelineValueError, RejectedValue
 from pipeline.reductions.event_reduction import EventReduction
 from pipeline.reductions.expression import Expression
-from pipeline.reductions.reduction import Data, Result, units_of, with_units
+from pipeline.reductions.reduction import Data, Result, ratio_units, units_of, with_units
 from pipeline.reductions.values import NAN, as_number, as_numbers, finite
 
 logger = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ class Normalize(EventReduction):
         if self.op == "difference":
             return a if a == b else None
         if self.op == "ratio":
-            return ("dimensionless" if a == b else f"{a}/({b})") if a and b else None
+            return ratio_units(a, b)
         return self._units_by_pint(units)
 
     def _units_by_pint(self, units: Mapping[str, str | None]) -> str | None:

@@ -9,7 +9,7 @@ import numpy
 
 from pipeline.errors import RejectedValue
 from pipeline.reductions.peak import NAN, find_peak
-from pipeline.reductions.reduction import Data, Reduction, Result, units_of, with_units
+from pipeline.reductions.reduction import Data, Reduction, Result, ratio_units, units_of, with_units
 
 
 class PeakStatistics(Reduction):
@@ -95,7 +95,7 @@ class PeakStatistics(Reduction):
     def describe(self, data_keys: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Return the units: those of x, of y, or of their quotient."""
         x, y = units_of(data_keys, self.x), units_of(data_keys, self.y)
-        units = {"x": x, "y": y, "y/x": f"{y}/({x})" if x and y else None}
+        units = {"x": x, "y": y, "y/x": ratio_units(y, x)}
         return with_units({f"{self.y}_{what}": units[of] for what, of in _UNITS.items()})
 
 

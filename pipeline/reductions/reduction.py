@@ -222,6 +222,17 @@ def units_of(data_keys: Mapping[str, Any], field: str) -> str | None:
     return data_keys.get(field, {}).get("units") or None
 
 
+def ratio_units(above: str | None, below: str | None) -> str | None:
+    """Return the units of one value over another; None if either has none.
+
+    >>> ratio_units("count", "s"), ratio_units("count", "count"), ratio_units("count", None)
+    ('count/(s)', 'dimensionless', None)
+    """
+    if not above or not below:
+        return None
+    return "dimensionless" if above == below else f"{above}/({below})"
+
+
 def with_units(units: Mapping[str, str | None]) -> dict[str, dict[str, Any]]:
     """Return a description of these results by their units, leaving out those that have none.
 

@@ -9,7 +9,7 @@ import numpy
 from pipeline.errors import PipelineValueError
 from pipeline.reductions.absorption_edge import Edge, find_edge, glitches, resampled
 from pipeline.reductions.points import Array, Points, float_columns, number
-from pipeline.reductions.reduction import Data, Reduction, Result, units_of, with_units
+from pipeline.reductions.reduction import Data, Reduction, Result, ratio_units, units_of, with_units
 
 NAN = math.nan
 Span = Sequence[float]
@@ -190,8 +190,7 @@ class XAS(Reduction):
             return units_of(data_keys, self.mu)
         if self.mode == "transmission":
             return "dimensionless"
-        mu, monitor = units_of(data_keys, self.mu), units_of(data_keys, self.monitor)
-        return f"{mu}/({monitor})" if mu and monitor else None
+        return ratio_units(units_of(data_keys, self.mu), units_of(data_keys, self.monitor))
 
 
 def _ratio(mu: float, monitor: float, mode: str) -> float:
