@@ -15,7 +15,7 @@ from pipeline import Node, Pipeline
 from pipeline.reductions import Mean, PeakStatistics
 from pipeline.sinks import JSONLSink, TiledSink
 
-POINTS, ROUNDS = 200, 15
+POINTS, ROUNDS = 200, 25
 
 
 class Timed:

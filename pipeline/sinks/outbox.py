@@ -3,12 +3,14 @@
 import threading
 from collections import deque
 
+MANY = 1000  # lines, which do not wait for more
+
 
 class Outbox:
     """Lines that wait to be sent.
 
-    Putting a line costs half a microsecond and wakes nobody, as long as the other side is awake; that side takes
-    everything at once, and lets some milliseconds pass before it looks again. So a scan is hardly disturbed.
+    Putting a line costs half a microsecond and wakes nobody, as long as the other side is awake; that side lets some
+    time pass, and takes everything at once. So a scan is hardly disturbed.
 
     Parameters
     ----------
@@ -32,6 +34,7 @@ class Outbox:
         self._lines: deque[bytes] = deque()
         self._lock = threading.Lock()
         self._filled = threading.Event()
+        self._hurried = threading.Event()
         self._emptied = threading.Condition()
 
     def put(self, line: bytes, *, always: bool = False) -> bool:
@@ -39,10 +42,14 @@ class Outbox:
         with self._lock:
             full = self.n_put - self.n_acked >= self._maxsize or self._n_bytes >= self._maxbytes
             if full and not always:
+                self._hurried.set()
                 return False
             self._lines.append(line)
             self.n_put += 1
             self._n_bytes += len(line)
+            are_many = len(self._lines) == MANY
+        if are_many:
+            self._hurried.set()
         if not self._filled.is_set():
             self._filled.set()
         return True
@@ -61,11 +68,20 @@ class Outbox:
         """Wait until there is something to take, or the box is closed."""
         self._filled.wait(timeout)
 
+    def hurry(self) -> None:
+        """Have what is in the box taken now."""
+        self._hurried.set()
+
+    def linger(self, timeout: float) -> None:
+        """Wait for what else may come, unless somebody is in a hurry."""
+        self._hurried.wait(timeout)
+
     def take(self) -> list[bytes]:
         """Take all lines that wait."""
         with self._lock:
             if not self.closed:
                 self._filled.clear()
+                self._hurried.clear()
             lines, self._lines = self._lines, deque()
             self._n_bytes = 0
         return list(lines)
@@ -80,3 +96,4 @@ class Outbox:
         """Wake whoever waits for lines: there will be no more."""
         self.closed = True
         self._filled.set()
+        self._hurried.set()

@@ -84,15 +84,17 @@ class TiledSink:
         self._closed = False
         self._target = target
         self._readable: set[str | os.PathLike[str]] = set()  # folders
-        self._link = self._connect(target, container, flush_seconds=flush_seconds, flush_count=flush_count)
+        self._link = self._connect(target, container, flush_seconds, flush_count)
         _open.add(self)
 
-    def _connect(self, target: Any, container: str, **flush: Any) -> "WriterProcess | WriterThread":
+    def _connect(
+        self, target: Any, container: str, flush_seconds: float, flush_count: int
+    ) -> "WriterProcess | WriterThread":
+        box = self._outbox
         if target is not None and not isinstance(target, str | os.PathLike):
-            return WriterThread(self._outbox, target, report=self._report, **flush)
-        options = [f"--{key.replace('_', '-')}={value}" for key, value in flush.items()]
-        where = _where(target, container)
-        return WriterProcess(self._outbox, where, options, report=self._report, died=self._report_death)
+            return WriterThread(box, target, report=self._report, flush_seconds=flush_seconds, flush_count=flush_count)
+        where, options = _where(target, container), [f"--flush-count={flush_count}"]
+        return WriterProcess(box, where, options, pause=flush_seconds, report=self._report, died=self._report_death)
 
     def let_read(self, folder: str | os.PathLike[str]) -> None:
         """Let the server of an embedded catalog read this folder: the documents that come refer to files in it."""
@@ -191,6 +193,7 @@ class TiledSink:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         self._outbox.put(b'["flush",{}]\n', always=True)
+        self._outbox.hurry()
         n = self._outbox.n_put
         while not self._outbox.wait_until_acked(n, 0.1 if deadline is None else min(0.1, deadline - time.monotonic())):
             trouble = self.faults.get("server", "")

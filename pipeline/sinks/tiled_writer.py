@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         lambda run, reason: tell({"run": run, "fault": reason}),
         uploads=target.get("uploads", False),
         keep_trying=lines.is_worth_waiting,
-        flush_seconds=options.flush_seconds,
+        flush_seconds=0.0,  # what comes was waited for where it comes from
         flush_count=options.flush_count,
     )
     import pipeline.sinks.run_writer  # noqa: F401 - while the server starts
@@ -46,7 +46,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipeline.sinks.tiled_writer", description=__doc__)
-    parser.add_argument("--flush-seconds", type=float, required=True)
     parser.add_argument("--flush-count", type=int, required=True)
     return parser
 

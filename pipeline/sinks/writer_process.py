@@ -14,7 +14,6 @@ from pipeline.catalog import python_module
 from pipeline.documents import Document, dumps
 from pipeline.sinks.outbox import Outbox
 
-PAUSE = 0.025  # seconds between two looks into the outbox: the scan's thread is hardly ever disturbed
 PIPE_SIZE = 1 << 20
 F_SETPIPE_SZ = 1031
 
@@ -26,6 +25,8 @@ class WriterProcess:
     ----------
     outbox
         What to send.
+    pause
+        How many seconds what comes may wait, so as to be sent together: the scan's thread is hardly ever disturbed.
     target
         Where the writer is to write to; goes through the pipe, since it may hold a key.
     options
@@ -42,12 +43,14 @@ class WriterProcess:
         target: Document,
         options: list[str],
         *,
+        pause: float,
         report: Callable[[str, str | None], None],
         died: Callable[[int, str], None],
     ) -> None:
         self._outbox = outbox
         self._first = dumps("target", target)
         self._options = options
+        self._pause = pause
         self._report = report
         self._died = died
         self._process: subprocess.Popen[bytes] | None = None
@@ -102,8 +105,7 @@ class WriterProcess:
     def _send_all(self) -> None:
         while True:
             self._outbox.wait_for_lines()
-            if not self._outbox.closed:
-                time.sleep(PAUSE)
+            self._outbox.linger(self._pause)
             lines = self._outbox.take()
             if lines:
                 self._send(lines)
