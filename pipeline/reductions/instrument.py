@@ -1,6 +1,8 @@
 """An instrument that frames come from: where its pixels are, which are left out, and how their counts become curves."""
 
+import ctypes
 from collections.abc import Mapping
+from contextlib import suppress
 from threading import Lock
 from typing import Any
 
@@ -50,6 +52,7 @@ class Instrument:
         with self._lock:
             if key not in self._known:
                 made = self._made(values, shape)
+                _give_back()
                 while len(self._known) >= _KEPT:
                     del self._known[next(iter(self._known))]
                 self._known[key] = made
@@ -66,6 +69,12 @@ class Instrument:
         mask = numpy.logical_or.reduce(masks) if masks else None
         splitting = split_pixels(geometry, shape, mask=mask, **self._options)
         return FrameIntegrator(splitting, _missing(detector))
+
+
+def _give_back() -> None:
+    """Give the system the memory that is free again: to work shares out takes many times what they take."""
+    with suppress(OSError, AttributeError):  # it is glibc that would keep it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _missing(detector: Any) -> tuple[float, float] | None:
