@@ -94,6 +94,7 @@ class Outbox:
 
     def close(self) -> None:
         """Wake whoever waits for lines: there will be no more."""
-        self.closed = True
-        self._filled.set()
-        self._hurried.set()
+        with self._lock:  # a take that is under way is not to undo it
+            self.closed = True
+            self._filled.set()
+            self._hurried.set()
