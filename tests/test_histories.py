@@ -156,7 +156,7 @@ def check(history):
 
 
 @given(histories())
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 def test_whole_runs_are_as_replayed_and_all_else_is_told(history):
     check(history)
 
