@@ -473,7 +473,7 @@ def test_kill_9_at_chance_moments_loses_no_row_that_was_told_and_the_run_is_comp
     wanted, rows = ledger_bytes(tmp_path / "whole"), rows_of(tmp_path / "whole")
     n_killed = n_open = n_trials = 0
 
-    while n_killed < 8 or n_open < 3:
+    while n_trials < 8 or n_killed < 8 or n_open < 3:
         n_trials += 1
         folder, status = tmp_path / str(n_trials), None
         while status != 0:

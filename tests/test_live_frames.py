@@ -353,10 +353,8 @@ def test_a_frame_that_does_not_come_is_waited_for_once(tmp_path):
 # each once, and few at a time --------------------------------------------------------------------------------------
 
 
-def test_each_frame_is_read_once_for_all_nodes_and_few_are_there_at_a_time(tmp_path):
-    rows = frames(12, (1000, 1000), "u4")  # 4 MB each: one is a block
-    stored = {"a": hdf5(tmp_path / "a.h5", rows, chunks=(1, 1000, 1000))}
-    read, alive, most = [], [], []
+def watched(read, alive):
+    """A reader that tells which rows were read, and refers to the arrays that it gave."""
 
     class Watched(HDF5Reader):
         def read(self, start, stop):
@@ -365,10 +363,24 @@ def test_each_frame_is_read_once_for_all_nodes_and_few_are_there_at_a_time(tmp_p
             alive.append(weakref.ref(found))
             return found
 
+    return Watched
+
+
+def n_alive(references):
+    return sum(reference() is not None for reference in list(references))
+
+
+def test_each_frame_is_read_once_for_all_nodes_and_few_are_there_at_a_time(tmp_path):
+    rows = frames(12, (1000, 1000), "u4")  # 4 MB each: one is a block
+    stored = {"a": hdf5(tmp_path / "a.h5", rows, chunks=(1, 1000, 1000))}
+    read, alive, most = [], [], []
+
+    Watched = watched(read, alive)
+
     class Looks(Checksum):
         def reduce(self, data):
             result = super().reduce(data)
-            most.append(sum(ref() is not None for ref in list(alive)))
+            most.append(n_alive(alive))
             return result
 
     for in_flight in (2, 4):
@@ -382,7 +394,7 @@ def test_each_frame_is_read_once_for_all_nodes_and_few_are_there_at_a_time(tmp_p
         assert sorted(read) == list(range(12))
         assert max(most) <= in_flight
     gc.collect()
-    assert sum(ref() is not None for ref in alive) == 0
+    assert n_alive(alive) == 0
 
 
 def test_of_files_that_follow_one_another_few_frames_are_there_and_few_files_open(tmp_path):
@@ -394,20 +406,15 @@ def test_of_files_that_follow_one_another_few_frames_are_there_and_few_files_ope
         documents += [stream_resource("a", store, f"r{i}"), stream_datum("a", 2 * i + 1, 2 * i + 3, 0, f"r{i}")]
         documents += [event(2 * i + 1, {"x": 0.0}), event(2 * i + 2, {"x": 0.0})]
 
-    class Watched(HDF5Reader):
-        def read(self, start, stop):
-            found = super().read(start, stop)
-            alive.append(weakref.ref(found))
-            return found
-
     class Looks(Checksum):
         def reduce(self, data):
             result = super().reduce(data)
-            most.append(sum(ref() is not None for ref in list(alive)))
+            most.append(n_alive(alive))
             files.append(len({path for path in map(_opened, os.listdir("/proc/self/fd")) if path.endswith(".h5")}))
             return result
 
-    got = analyse([*documents, stop(20)], Node("each", Looks("a"), every=0), assets=Assets(readers={HDF5: Watched}))
+    assets = Assets(readers={HDF5: watched([], alive)})
+    got = analyse([*documents, stop(20)], Node("each", Looks("a"), every=0), assets=assets)
 
     assert [data["a_crc"] for data in got.events("primary")] == [crc(row) for row in rows]
     assert max(most) <= 3

@@ -25,12 +25,12 @@ class WriterProcess:
     ----------
     outbox
         What to send.
-    pause
-        How many seconds what comes may wait, so as to be sent together: the scan's thread is hardly ever disturbed.
     target
         Where the writer is to write to; goes through the pipe, since it may hold a key.
     options
         Arguments of the command.
+    pause
+        How many seconds what comes may wait, so as to be sent together: the scan's thread is hardly ever disturbed.
     report
         Called with a run's uid and what is wrong with it (None: nothing any more).
     died
