@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -61,6 +62,10 @@ class Reader:
     def lost(self):
         return [line[1] for line in self.lines() if line[0] == "lost"]
 
+    def told(self):
+        """What it logged for somebody to read."""
+        return [line[1] for line in self.lines() if line[0] == "told"]
+
     def wait(self, until, timeout=PATIENCE):
         deadline = time.monotonic() + timeout
         while not until(self):
@@ -103,6 +108,11 @@ def main(path, kind, args, kwargs, commit_every):
         tell("lost", sorted(lanes))
         source.commit({lane: positions[lane] for lane in lanes if lane in positions})
 
+    class Told(logging.Handler):
+        def emit(self, record):
+            tell("told", record.getMessage())
+
+    logging.getLogger("pipeline").addHandler(Told(logging.WARNING))
     signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
     source.open({}, on_lost)
     while not ended:

@@ -31,14 +31,24 @@ TIMEOUT = 40
 KILLED = """
 import os, random, signal, sys, time
 from pipeline import projector_process
+from pipeline.projector import Projector
 import pipeline.sinks.run_comparison, tiled.client.constructors, pipeline.catalog_client
 n, seed, arguments = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+ledger, _, directory, _, container, *_ = arguments
 moments = random.Random(seed)
+began = time.monotonic()
+child = os.fork()
+if not child:
+    Projector(ledger, directory, container=container).sync()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+longest = max(0.8, 2 * (time.monotonic() - began))  # where a process begins and writes slowly, it lives longer
+print(longest, flush=True)
 for _ in range(n):
     child = os.fork()
     if not child:
         os._exit(projector_process.main(arguments))
-    time.sleep(moments.uniform(0.05, 0.8))
+    time.sleep(moments.uniform(0.05, longest))
     os.kill(child, signal.SIGKILL)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
 """
@@ -479,25 +489,28 @@ asyncio.run(main())
 
 
 def test_a_projector_that_is_killed_again_and_again_loses_and_doubles_nothing(ledger, directory, container, runs):
+    put(ledger, scan())
     documents = [scan(400) for _ in range(3)]
     arguments = [str(ledger), "--to", str(directory), "--container", container, "--flush-seconds", "0.01"]
-    _, environment = python_module("pipeline")
+    command, environment = [sys.executable, "-c", KILLED, "14"], python_module("pipeline")[1]
     seed = random.randrange(1 << 30)
     writer = threading.Thread(target=grow, args=(ledger, documents, 6.0))
-    writer.start()
 
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, "14", str(seed), *arguments],
+    with subprocess.Popen(
+        [*command, str(seed), *arguments],
         env={**environment, "TILED_RETRY_ATTEMPTS": "1"},
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        timeout=90,
-    )
+    ) as killed:
+        assert killed.stdout.readline(), killed.stderr.read()
+        writer.start()
+        _, errors = killed.communicate(timeout=300)
     writer.join()
     n_between = sum(n_rows(runs, run) for run in documents)
     report = Projector(ledger, directory, container=container).sync()
 
-    assert killed.returncode == 0, killed.stderr
+    assert killed.returncode == 0, errors
     assert n_between > 0
     assert report["refused"] == {}, seed
     assert [rows(runs, run) for run in documents] == [(list(range(400)), 400)] * 3, seed
