@@ -33,14 +33,13 @@ def saved(folder, images):
     return {name: str(Path(folder) / f"{name}.npy") for name in images}
 
 
-def fed(correct, integration, is_used=True):
+def fed(correct, integration):
     """What is done with a frame: it is corrected, and integrated."""
 
     def feed(frame):
-        with numba(is_used):
-            correct.update({"cam": frame})
-            integration.update(correct.feed())
-            integration.result()
+        correct.update({"cam": frame})
+        integration.update(correct.feed())
+        integration.result()
 
     return feed
 
@@ -57,11 +56,10 @@ def of_another(dtype):
     return feed
 
 
-def imaged(correct, is_used=True):
+def imaged(correct):
     def feed(frame):
-        with numba(is_used):
-            correct.update({"cam": frame})
-            numpy.asarray(correct.feed()["cam_corrected"])
+        correct.update({"cam": frame})
+        numpy.asarray(correct.feed()["cam_corrected"])
 
     return feed
 
@@ -84,23 +82,32 @@ def numpys(images):
     return correct
 
 
-def works(files, images):
-    """What is measured, by name."""
-    out = numpy.empty(SHAPE, numpy.float32)
-    like = numpy.zeros(SHAPE, numpy.float32)
+def integrations(files, images):
+    """What makes curves of a frame, by name."""
     flatless = {name: files[name] for name in ("dark", "mask")}
     return {
         "integration": fed(Correct("cam", **files), AzimuthalIntegration("cam_corrected", PONI, NPT)),
         "no flat": fed(Correct("cam", **flatless), AzimuthalIntegration("cam_corrected", PONI, NPT)),
         "int32": of_another("i4"),
         "float32": of_another("f4"),
-        "twin": fed(Correct("cam", **files), AzimuthalIntegration("cam_corrected", PONI, NPT), is_used=False),
         "pyFAI": pyfais(images),
+    }
+
+
+def corrections(files, images):
+    """What makes an image of a frame, by name."""
+    out, like = numpy.empty(SHAPE, numpy.float32), numpy.zeros(SHAPE, numpy.float32)
+    return {
         "dark and flat": imaged(Correct("cam", files["dark"], files["flat"])),
-        "dark and flat, twin": imaged(Correct("cam", files["dark"], files["flat"]), is_used=False),
         "dark and flat, numpy": numpys(images),
         "copy": lambda frame: numpy.copyto(out, like),
     }
+
+
+def twins(files, images):
+    """What is done without numba, by name."""
+    curve, image = integrations(files, images)["integration"], corrections(files, images)["dark and flat"]
+    return {"twin": curve, "dark and flat, twin": image}
 
 
 def frame_integration():
@@ -108,7 +115,10 @@ def frame_integration():
     rng, images = numpy.random.default_rng(1), parts()
     frames = [rng.poisson(100, SHAPE).astype("u2") for _ in range(N_FRAMES)]
     with tempfile.TemporaryDirectory() as folder:
-        took = milliseconds(works(saved(folder, images), images), frames)
+        files = saved(folder, images)
+        took = milliseconds(integrations(files, images), frames) | milliseconds(corrections(files, images), frames)
+        with numba(False):
+            took |= milliseconds(twins(files, images), frames)
     for name in ("pyFAI", "int32", "float32", "no flat", "dark and flat, numpy", "copy"):
         print(f"frame_integration: {name}: {took[name]:.2f} ms")
     yield "integration, mask, dark, flat, ms", took["integration"], 5.0, took["integration"] <= 5

@@ -107,13 +107,27 @@ def readable(array: numpy.ndarray) -> numpy.ndarray:
     >>> frame, frame.flags.writeable
     (array([[1, 0]], dtype=uint8), False)
     """
-    if array.dtype.kind == "b":
-        array = array.view(numpy.uint8)
-    elif array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8):
-        with numpy.errstate(over="ignore"):
-            array = array.astype(numpy.float32 if array.dtype.itemsize == 2 else numpy.float64)
-    if not (array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative):
-        array = numpy.require(array, array.dtype.newbyteorder("="), ["C", "A"])
-    view = array.view()
-    view.flags.writeable = False
+    view = unaltered(array)
+    if view is not None:
+        return view
+    dtype = array.dtype.newbyteorder("=")
+    if dtype.char in "eg":
+        dtype = numpy.dtype("f4" if dtype.char == "e" else "f8")
+    with numpy.errstate(over="ignore"):
+        array = array.astype(dtype)
+    return readable(numpy.require(array, None, ["C", "A"]))
+
+
+def unaltered(array: numpy.ndarray) -> numpy.ndarray | None:
+    """Return the view that `readable` gives; `None` where that would copy.
+
+    >>> frame = numpy.zeros((4, 4))
+    >>> unaltered(frame).base is frame, unaltered(frame[:, ::2])
+    (True, None)
+    """
+    flags, dtype = array.flags, array.dtype
+    if not (flags.c_contiguous and flags.aligned and dtype.isnative) or dtype.char in "eg":
+        return None
+    view = array.view(numpy.uint8) if dtype.char == "?" else array.view()
+    view.setflags(write=False)
     return view

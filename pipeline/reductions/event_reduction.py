@@ -29,6 +29,7 @@ class EventReduction(Reduction):
 
     kind = "event"
     _last: Result | None = None
+    _has_arrays = True  # whether the rows have any, or may have
     _nothing: Result | None = None  # the row of an event without a result, once the shapes are known
 
     def reduce(self, data: Data) -> Result:
@@ -39,17 +40,18 @@ class EventReduction(Reduction):
         """Take in one event, in place of the one before."""
         self._last = self._nothing
         row = self.reduce(data)
+        has_arrays = _has_arrays(row)
         if self._nothing is None:
             self._nothing = {key: _unknown(value) for key, value in row.items()}
-        elif _has_arrays(row):
+        elif has_arrays or self._has_arrays:
             _check_shapes(row, self._nothing)
-        self._last = row
+        self._last, self._has_arrays = row, has_arrays
 
     def result(self) -> Result | None:
         """Return what the last event gives; `None` before the first that gives something. Arrays are read-only."""
         if self._last is None:
             return None
-        if _has_arrays(self._last):
+        if self._has_arrays:
             for value in filter(_is_array, self._last.values()):
                 value.setflags(write=False)
         return dict(self._last)

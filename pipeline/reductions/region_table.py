@@ -1,15 +1,17 @@
 """The numbers that a result has of regions, from the sums over them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy
 
 from pipeline.reductions.compiled import compiled
-from pipeline.reductions.runs import RegionSums
+from pipeline.reductions.runs import LARGEST, LEVEL, TOTAL, N, RegionSums, X, Y
 
 Array = numpy.ndarray
 
-_N, _SUM, _MAX, _Y, _X, _BORDER, _MEAN = range(7)  # the first six as they stand in the rows below
+MEAN = LEVEL + 1  # the one column that is no row of the sums
 
 
 class RegionTable:
@@ -24,24 +26,27 @@ class RegionTable:
     has_border
         Whether what was taken from each element is the last column.
 
-    >>> one, zero = numpy.array([1]), numpy.zeros((2, 1))
+    >>> rows = numpy.array([[2.0], [3.0], [2.0], [0.0], [0.0], [0.0], [0.0], [0.0]])
     >>> table = RegionTable(["mean", "max"], 2, has_border=False)
-    >>> table.of(RegionSums(2 * one, 3.0 * one, 2.0 * one, zero, zero), None, has_kernel=False)
+    >>> table.of(RegionSums(rows), has_kernel=False)
     array([[1.5, 2. , 2. ]])
     """
 
     def __init__(self, statistics: Sequence[str], n_axes: int, *, has_border: bool) -> None:
-        known = {"sum": [_SUM], "mean": [_MEAN], "max": [_MAX], "com": [_Y, _X][-n_axes:]}
+        known = {"sum": [TOTAL], "mean": [MEAN], "max": [LARGEST], "com": [Y, X][-n_axes:]}
         columns = [column for what in statistics for column in known[what]]
         self.n_place = len(columns)
-        self._columns = numpy.array([*columns, _N, *([_BORDER] if has_border else [])])
+        self._columns = numpy.array([*columns, N, *([LEVEL] if has_border else [])])
 
-    def of(self, sums: RegionSums, border: Array | None, *, has_kernel: bool) -> Array:
-        """Return the table of some sums, less what surrounds their regions."""
-        rows = numpy.array([sums.n, sums.total, sums.largest, *sums.moments, sums.n if border is None else border])
-        kernel = compiled(_fill_loop) if has_kernel else None
-        table = numpy.empty((rows.shape[1], len(self._columns)))
-        (kernel or _fill)(rows, self._columns, table)
+    @cached_property
+    def _kernel(self) -> Callable[..., Any] | None:
+        return compiled(_fill_loop)
+
+    def of(self, sums: RegionSums, *, has_kernel: bool) -> Array:
+        """Return the table of some sums."""
+        kernel = self._kernel if has_kernel else None
+        table = numpy.empty((sums.rows.shape[1], len(self._columns)))
+        (kernel or _fill)(sums.rows, self._columns, table)
         return table
 
 
@@ -53,10 +58,10 @@ def _fill_loop(rows: Array, columns: Array, table: Array) -> None:
         n, total = rows[0, i], rows[1, i]
         for j in range(columns.size):
             column = columns[j]
-            value = total / n if column == _MEAN else rows[column, i]
-            if column in (_Y, _X):
+            value = total / n if column == MEAN else rows[column, i]
+            if column in (Y, X):
                 value = value / total if total > 0 else numpy.nan
-            is_told = numpy.isfinite(value) and (n > 0 or column in (_N, _BORDER))
+            is_told = numpy.isfinite(value) and (n > 0 or column in (N, LEVEL))
             table[i, j] = value if is_told else numpy.nan
 
 
@@ -64,8 +69,8 @@ def _fill(rows: Array, columns: Array, table: Array) -> None:
     n, total = rows[:2]
     with numpy.errstate(over="ignore", invalid="ignore", divide="ignore"):
         there = numpy.where(n > 0, 1.0, numpy.nan)
-        total, largest = total * there, rows[2] * there
+        total = total * there
         y, x = rows[3:5] / numpy.where(total > 0, total, numpy.nan)
-        found = n, total, largest, y, x, rows[5], total / n
-        table[:] = numpy.array([found[column] for column in columns]).T
+        found = {N: n, TOTAL: total, LARGEST: rows[2] * there, Y: y, X: x, LEVEL: rows[LEVEL], MEAN: total / n}
+        table[:] = numpy.array([found[column] for column in columns.tolist()]).T
     table[~numpy.isfinite(table)] = numpy.nan

@@ -138,23 +138,24 @@ class Regions(EventReduction):
 
     def _of_frame(self, frame: Array) -> Result:
         frame = frame if frame.ndim == 2 else frame.reshape(1, -1)
-        runs, border = self._runs_of(frame.shape), None
+        runs = self._runs_of(frame.shape)
         sums = runs.sums(frame)
         if self.background == "border":
-            sums, border = _less_border(sums, len(self._regions))
-        values: list[Any] = self._table.of(sums, border, has_kernel=runs.are_large).reshape(-1).tolist()
-        for i in range(self._table.n_place, len(values), len(values) // len(self._regions)):
-            values[i] = int(values[i])
+            sums = _less_border(sums, len(self._regions))
+        values: list[Any] = self._table.of(sums, has_kernel=runs.are_large).reshape(-1).tolist()
+        counts = slice(self._table.n_place, None, len(values) // len(self._regions))
+        values[counts] = sums.n.astype(int).tolist()
         return dict(zip(self._keys, values, strict=True))
 
     def _runs_of(self, shape: tuple[int, ...]) -> Runs:
+        if (known := self._runs.get(shape)) is not None:
+            return known
         height, width = shape
-        if shape not in self._runs:
-            regions = self._regions.values()
-            borders = regions if self.background == "border" else ()
-            runs = [region.runs((height, width)) for region in regions]
-            self._runs.clear()
-            self._runs[shape] = Runs([*runs, *(region.border((height, width)) for region in borders)])
+        regions = self._regions.values()
+        borders = regions if self.background == "border" else ()
+        runs = [region.runs((height, width)) for region in regions]
+        self._runs.clear()
+        self._runs[shape] = Runs([*runs, *(region.border((height, width)) for region in borders)])
         return self._runs[shape]
 
     def describe(self, data_keys: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -173,12 +174,11 @@ def _check(given: Sequence[str], known: Sequence[str], what: str) -> None:
             raise PipelineValueError(f"{what} has {name!r}{near(str(name), known)}")
 
 
-def _less_border(sums: RegionSums, n: int) -> tuple[RegionSums, Array]:
-    """Return the sums of the first regions less the mean of those after them, which surround them; and that mean."""
+def _less_border(sums: RegionSums, n: int) -> RegionSums:
+    """Return the sums of the first regions less the mean of those after them, which surround them."""
     around = sums.part(n, 2 * n)
     with numpy.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        border = around.total / around.n
-        return sums.part(0, n).less(border), border
+        return sums.part(0, n).less(around.total / around.n)
 
 
 def _boxes(rois: Mapping[str, Sequence[int]], border: int) -> dict[str, Region]:

@@ -1,36 +1,67 @@
 """Sums over regions of frames, in one pass over each: counts, totals, largest and first moments."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any
 
 import numpy
 
-from pipeline.reductions.compiled import WORTH, compiled, readable
+from pipeline.reductions.compiled import WORTH, compiled, unaltered
 from pipeline.reductions.lanes import LANES, in_lanes
 
 Array = numpy.ndarray
 
+N, TOTAL, LARGEST, Y, X, _PLACE_Y, _PLACE_X, LEVEL = range(8)  # rows of sums
+
 _LOW = 2**32 - 1
 
 
-class RegionSums(NamedTuple):
-    """Of each region: how many elements, their sum, the largest, the sums of y and x times them, and of y and x."""
+class RegionSums:
+    """Sums over regions, one region a column: `n` elements, their `total`, the `largest`, and so on.
 
-    n: Array
-    total: Array
-    largest: Array
-    moments: Array
-    places: Array
+    Parameters
+    ----------
+    rows
+        How many elements, their sum, the largest; the sums of y and x times them (`moments`), and of y and x
+        (`places`); and what was taken from each element (`level`).
+    """
+
+    def __init__(self, rows: Array) -> None:
+        self.rows = rows
+
+    @property
+    def n(self) -> Array:
+        """How many elements there are."""
+        return self.rows[N]
+
+    @property
+    def total(self) -> Array:
+        """Their sum."""
+        return self.rows[TOTAL]
+
+    @property
+    def largest(self) -> Array:
+        """The largest; 0 where there is none."""
+        return self.rows[LARGEST]
+
+    @property
+    def moments(self) -> Array:
+        """The sums of y, and of x, times them."""
+        return self.rows[Y : X + 1]
+
+    @property
+    def places(self) -> Array:
+        """The sums of y and of x."""
+        return self.rows[X + 1 : LEVEL]
 
     def part(self, begin: int, end: int) -> "RegionSums":
         """Return those of some of the regions."""
-        return RegionSums(*(each[..., begin:end] for each in self))
+        return RegionSums(self.rows[:, begin:end])
 
     def less(self, level: Array) -> "RegionSums":
         """Return what they are once something is taken from each element of a region."""
-        moments = self.moments - level * self.places
-        return RegionSums(self.n, self.total - level * self.n, self.largest - level, moments, self.places)
+        rows = [self.n, self.total - level * self.n, self.largest - level]
+        return RegionSums(numpy.array([*rows, *(self.moments - level * self.places), *self.places, level]))
 
 
 class Runs:
@@ -47,7 +78,7 @@ class Runs:
     >>> frame = numpy.arange(12.0).reshape(3, 4)
     >>> sums = Runs([numpy.array([[0, 1, 3], [1, 1, 3]]), numpy.array([[2, 0, 1]])]).sums(frame)
     >>> sums.n.tolist(), sums.total.tolist(), sums.largest.tolist()
-    ([4, 1], [14.0, 8.0], [6.0, 8.0])
+    ([4.0, 1.0], [14.0, 8.0], [6.0, 8.0])
     >>> sums.moments.tolist(), sums.places.tolist()
     ([[11.0, 16.0], [22.0, 0.0]], [[2.0, 2.0], [6.0, 0.0]])
     """
@@ -56,9 +87,9 @@ class Runs:
         runs = [_without_empty(each) for each in regions]
         self._starts = numpy.cumsum([0, *map(len, runs)])
         self._runs = numpy.concatenate([numpy.zeros((0, 3), numpy.int64), *runs])
-        counts = numpy.array([_counts(each) for each in runs], numpy.int64).reshape(-1, 3).T
-        self._n, self._places = counts[0], counts[1:].astype(float)
-        self.are_large = int(self._n.sum()) >= WORTH
+        self._rows = numpy.zeros((8, len(runs)))
+        self._rows[[N, _PLACE_Y, _PLACE_X]] = numpy.array([_counts(each) for each in runs]).reshape(-1, 3).T
+        self.are_large = bool(self._rows[N].sum() >= WORTH)
 
     @cached_property
     def _blocks(self) -> list["_Block"]:
@@ -66,33 +97,40 @@ class Runs:
 
     def sums(self, frame: Array) -> RegionSums:
         """Return the sums over a frame of two axes."""
-        frame = frame.view(numpy.uint8) if frame.dtype.kind == "b" else frame
         return self._of_floats(frame) if frame.dtype.kind == "f" else self._of_integers(frame)
 
     def _of_integers(self, frame: Array) -> RegionSums:
-        kernel = compiled(_integers_loop) if self._is_for_kernel(frame) and frame.itemsize < 8 else None
-        if kernel is not None:
-            found = numpy.empty((4, len(self._n)))
-            kernel(readable(frame), self._starts, self._runs, found)
+        view = self._for_kernel(frame)
+        rows = self._rows.copy()
+        if view is not None and view.itemsize < 8 and (kernel := self._integers_kernel) is not None:
+            kernel(view, self._starts, self._runs, rows)
         else:
-            found = numpy.array([_integers_of(block, frame) for block in self._blocks]).reshape(-1, 4).T
-        return RegionSums(self._n, found[0], found[1], found[2:], self._places)
+            for i, block in enumerate(self._blocks):
+                rows[TOTAL : X + 1, i] = _integers_of(block, frame)
+        return RegionSums(rows)
 
     def _of_floats(self, frame: Array) -> RegionSums:
-        counts, found = numpy.zeros((len(self._n), 3), numpy.int64), numpy.zeros((len(self._n), 4))
-        kernel = compiled(_floats_loop) if self._is_for_kernel(frame) and frame.itemsize in (4, 8) else None
+        view = self._for_kernel(frame)
+        rows = numpy.zeros(self._rows.shape)
         with numpy.errstate(over="ignore", invalid="ignore"):
-            if kernel is not None:
-                kernel(readable(frame), self._starts, self._runs, counts, found)
+            if view is not None and (kernel := self._floats_kernel) is not None:
+                kernel(view, self._starts, self._runs, rows)
             else:
                 for i, block in enumerate(self._blocks):
-                    counts[i], found[i] = _floats_of(block, frame)
-        total, largest, *moments = found.T
-        return RegionSums(counts[:, 0], total, largest, numpy.array(moments), counts.T[1:].astype(float))
+                    rows[:LEVEL, i] = _floats_of(block, frame)
+        return RegionSums(rows)
 
-    def _is_for_kernel(self, frame: Array) -> bool:
-        """Tell whether a kernel is worth it, and reads this frame as it is: none is copied for a few regions."""
-        return self.are_large and frame.flags.c_contiguous and frame.flags.aligned and frame.dtype.isnative
+    def _for_kernel(self, frame: Array) -> Array | None:
+        """Return a frame that a kernel is worth it for, and reads as it is: none is copied for a few regions."""
+        return unaltered(frame) if self.are_large else None
+
+    @cached_property
+    def _integers_kernel(self) -> Callable[..., Any] | None:
+        return compiled(_integers_loop)
+
+    @cached_property
+    def _floats_kernel(self) -> Callable[..., Any] | None:
+        return compiled(_floats_loop)
 
 
 def runs_of_labels(labels: Array) -> list[Array]:
@@ -126,7 +164,7 @@ def _counts(runs: Array) -> tuple[int, int, int]:
 # kernels: for each region, over its runs
 
 
-def _integers_loop(frame: Array, starts: Array, runs: Array, found: Array) -> None:
+def _integers_loop(frame: Array, starts: Array, runs: Array, rows: Array) -> None:
     """Find the total, the largest, and the moments along y and x, summed in two parts: 32 bits, and those above."""
     for region in range(len(starts) - 1):
         total, y_high, y_low, x_high, x_low = 0, 0, 0, 0, 0
@@ -145,12 +183,12 @@ def _integers_loop(frame: Array, starts: Array, runs: Array, found: Array) -> No
             along, across = y * line, begin * line + across
             y_high, y_low = y_high + (along >> 32), y_low + (along & _LOW)
             x_high, x_low = x_high + (across >> 32), x_low + (across & _LOW)
-        found[0, region], found[1, region] = total, largest if starts[region + 1] > starts[region] else 0
-        found[2, region] = float(y_high) * 2.0**32 + float(y_low)
-        found[3, region] = float(x_high) * 2.0**32 + float(x_low)
+        rows[1, region], rows[2, region] = total, largest if starts[region + 1] > starts[region] else 0
+        rows[3, region] = float(y_high) * 2.0**32 + float(y_low)
+        rows[4, region] = float(x_high) * 2.0**32 + float(x_low)
 
 
-def _floats_loop(frame: Array, starts: Array, runs: Array, counts: Array, found: Array) -> None:
+def _floats_loop(frame: Array, starts: Array, runs: Array, rows: Array) -> None:
     """Count, and sum y and x, of the finite elements; find their total, the largest, and the moments along y and x."""
     lanes = numpy.empty((3, LANES))
     for region in range(len(starts) - 1):
@@ -173,10 +211,10 @@ def _floats_loop(frame: Array, starts: Array, runs: Array, counts: Array, found:
                 for j in range(3):
                     lanes[j, lane] += lanes[j, half + lane]
             half //= 2
-        counts[region, 0], counts[region, 1], counts[region, 2] = n, ys, xs
+        rows[0, region], rows[5, region], rows[6, region] = n, ys, xs
         if n:
-            found[region, 0], found[region, 1] = lanes[0, 0], largest + 0.0  # which is no -0.0
-            found[region, 2], found[region, 3] = lanes[1, 0], lanes[2, 0]
+            rows[1, region], rows[2, region] = lanes[0, 0], largest + 0.0  # which is no -0.0
+            rows[3, region], rows[4, region] = lanes[1, 0], lanes[2, 0]
 
 
 # twins: for each region, over its elements as an array
@@ -226,13 +264,13 @@ def _exact_sum(values: Array) -> int:
     return (int((values >> 32).sum()) << 32) + int((values & _LOW).sum())
 
 
-def _floats_of(block: _Block, frame: Array) -> tuple[tuple[int, ...], tuple[float, ...]]:
+def _floats_of(block: _Block, frame: Array) -> tuple[float, ...]:
     values = block.take(frame).astype(float)
     is_known = numpy.isfinite(values)
     n = int(numpy.count_nonzero(is_known))
-    counts = n, int((is_known * block.y).sum()), int((is_known * block.x).sum())
     if not n:
-        return counts, (0.0,) * 4
+        return (0.0,) * 7
     known = numpy.where(is_known, values, 0.0)
     largest = float(values.max(where=is_known, initial=-numpy.inf)) + 0.0  # which is no -0.0
-    return counts, (in_lanes(known), largest, in_lanes(known * block.y), in_lanes(known * block.x))
+    sums = in_lanes(known), largest, in_lanes(known * block.y), in_lanes(known * block.x)
+    return n, *sums, int((is_known * block.y).sum()), int((is_known * block.x).sum())
