@@ -9,7 +9,7 @@ from pipeline.reductions.compiled import WORTH, compiled, readable
 
 Array = numpy.ndarray
 
-_CHUNK = 2**14  # elements at a time, which stay in the cache
+_CHUNK = 2**16  # elements at a time, which stay in the cache
 _GAIN_MAX = 1e18  # with it no integer gets infinite in float32
 
 
@@ -135,11 +135,13 @@ def _apply_by_chunks(raw: Array, offset: Array, gain: Array, out: Array) -> None
     with numpy.errstate(over="ignore", invalid="ignore"):
         for start in range(0, raw.size, _CHUNK):
             part = slice(start, start + _CHUNK)
-            numpy.subtract(raw[part], offset[part], out=out[part], dtype=numpy.float32, casting="unsafe")
+            image = out[part]
+            numpy.copyto(image, raw[part], casting="unsafe")
+            numpy.subtract(image, offset[part], out=image)
             if gain.size:
-                numpy.multiply(out[part], gain[part], out=out[part])
+                numpy.multiply(image, gain[part], out=image)
             if raw.dtype.kind == "f":
-                numpy.copyto(out[part], numpy.nan, where=~numpy.isfinite(out[part]))
+                numpy.copyto(image, numpy.nan, where=~numpy.isfinite(image))
 
 
 # lazy images -------------------------------------------------------------------------------------------------------
