@@ -1,6 +1,6 @@
 """A frame of 4.2 Mpx, uint16, through the reductions of frames, with numba and without; beside numpy's own way.
 
-What memory allows is told by a copy of the frame: 8.4 MB read and written.
+Each reduction is beside its peer, in turns. What memory allows is told by a copy of the frame: 8.4 MB read and written.
 """
 
 import os
@@ -30,10 +30,7 @@ def numba(is_used):
 
 
 def milliseconds(works, frames):
-    """Medians by name: in each round all works have the same frame, one after another, in an order drawn by lot.
-
-    Each has it as a reader leaves it, who has just written it to memory.
-    """
+    """Medians by name: in each round all works have the same frame, in an order drawn by lot, as a reader leaves it."""
     rng = numpy.random.default_rng(1)
     took = {name: [] for name in works}
     read = numpy.empty_like(frames[0])
