@@ -20,7 +20,8 @@ first point and its second. To compile in a thread meanwhile would take turns wi
 Not `cache=True`: its files are pickles, are named by the time and the size of a source file, not by what is in it, do
 not see a change in a function that was inlined from another file, and go stale beside a package that is replaced.
 
-The environment variable `BLUESKY_PIPELINE_NO_NUMBA=1` does as if there were no numba.
+The environment variable `BLUESKY_PIPELINE_NO_NUMBA=1` does as if there were no numba; a reduction
+may ask for it at its first frame alone.
 """
 
 import logging
@@ -114,8 +115,7 @@ def readable(array: numpy.ndarray) -> numpy.ndarray:
     if dtype.char in "eg":
         dtype = numpy.dtype("f4" if dtype.char == "e" else "f8")
     with numpy.errstate(over="ignore"):
-        array = array.astype(dtype)
-    return readable(numpy.require(array, None, ["C", "A"]))
+        return readable(array.astype(dtype, order="C"))
 
 
 def unaltered(array: numpy.ndarray) -> numpy.ndarray | None:
