@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from pipeline.errors import PipelineRuntimeError, PipelineValueError, RejectedValue
-from pipeline.reductions import Correct, FrameAverage, Quality, Regions
+from pipeline.reductions import Correct, FrameAverage, Projection, Quality, Regions, Sinogram
 from pipeline.reductions.compiled import NO_NUMBA, WORTH
 from pipeline.reductions.corrected import Corrected, Correction, correction_of
 from pipeline.testing import check_reduction
@@ -199,6 +199,50 @@ def test_the_reductions_after_it_read_its_image(saved):
     assert regions.result()["det_corrected_a_sum"] == 8.0
     assert regions.result()["det_corrected_a_n"] == 2
     assert quality.result()["det_corrected_n_nan"] == 4
+
+
+def kinds_of_corrections():
+    rng = numpy.random.default_rng(6)
+    dark, flat, mask = rng.normal(10, 1, (8, 9)), rng.normal(90, 9, (8, 9)), rng.random((8, 9)) < 0.1
+    for options in ({}, {"clip": True}, {"flat": flat}, {"flat": flat, "mode": "absorbance"}, {"mask": mask}):
+        yield correction_of((8, 9), dark, **options)
+
+
+@pytest.mark.parametrize("shape", [(8, 9), (3, 8, 9)])
+@pytest.mark.parametrize("where", [(slice(2, 4), slice(None)), (slice(1, 7, 2), slice(-3, None)), (slice(0), slice(1))])
+def test_a_part_is_that_of_the_image(shape, where):
+    raw = numpy.random.default_rng(5).poisson(50, shape).astype("u2")
+    for correction in kinds_of_corrections():
+        image, part = numpy.asarray(Corrected(raw, correction)), Corrected(raw, correction)[..., *where]
+
+        assert part.dtype == numpy.float32
+        assert part.tobytes() == image[..., *where].tobytes()
+
+
+def test_a_part_of_a_series_of_spectra_is_that_of_their_image():
+    raw = numpy.arange(24, dtype="u2").reshape(4, 6)
+
+    spectra = Corrected(raw, correction_of((6,), numpy.ones(6)))
+
+    assert (spectra[..., 1:2, :3] == raw[1:2, :3] - 1.0).all()
+
+
+def test_of_a_row_or_a_box_no_more_is_worked_out(saved, monkeypatch):
+    correct = Correct("det", saved("dark", numpy.ones((40, 50))))
+    row, box = Sinogram("det_corrected", row=7, angle="angle", n=2), Projection("det_corrected", 0, region=[3, 5, 0, 4])
+    sizes, apply = [], Correction.apply
+    monkeypatch.setattr(Correction, "apply", lambda self, raw, out: (sizes.append(out.size), apply(self, raw, out)))
+    data = {"det": numpy.full((40, 50), 3, "u2"), "angle": 0.0}
+
+    correct.update(data)
+    data |= correct.feed()
+    row.update(data)
+    box.update(data)
+
+    assert sizes == [50, 8]
+    assert row.result()["det_corrected_sinogram"][0].tolist() == [2.0] * 50
+    assert numpy.asarray(data["det_corrected"]).sum() == 2.0 * 40 * 50
+    assert sizes == [50, 8, 2000]
 
 
 # references ----------------------------------------------------------------------------------------------------------

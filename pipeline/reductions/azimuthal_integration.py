@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy
 
 from pipeline.errors import PipelineTypeError, PipelineValueError, RejectedValue, near
-from pipeline.reductions.corrected import Corrected
+from pipeline.reductions.corrected import Corrected, as_frames
 from pipeline.reductions.event_reduction import EventReduction
 from pipeline.reductions.frame_integrator import Bounds, FrameIntegrator, Sums
 from pipeline.reductions.frame_series import HOW, check_series
@@ -18,7 +18,7 @@ from pipeline.reductions.instrument import Instrument
 from pipeline.reductions.pixel_mask import read_mask
 from pipeline.reductions.pixel_splitting import SPLITS, UNITS
 from pipeline.reductions.reduction import Data, Result, ratio_units, units_of
-from pipeline.reductions.values import NAN, as_number, as_numbers
+from pipeline.reductions.values import NAN, as_number
 
 Array = numpy.ndarray
 
@@ -157,8 +157,7 @@ class AzimuthalIntegration(EventReduction):
         """Return the curve of one event."""
         norm = as_number(data[self.norm]) if self.norm is not None else 1.0
         norm_ok = math.isfinite(norm) and norm > 0
-        value = data[self.field]
-        frame = value if isinstance(value, Corrected) else as_numbers(value)
+        frame = as_frames(data[self.field])
         sums = self._sums(frame, self._integrator(data, frame.shape))
         row = self._row(sums, norm if norm_ok else NAN, is_series=frame.ndim == 3)
         if frame.ndim == 3:

@@ -23,8 +23,9 @@ MODES = ("subtract", "transmission", "absorbance")
 class Correct(EventReduction):
     """Frames less their dark, over their flat, without the pixels of a mask; for the reductions after it in a node.
 
-    These read `{field}_corrected`: float32 images, which are worked out when one of them asks, and not at all where the
-    algebra goes into its own, as `AzimuthalIntegration` does. A series of frames stays one.
+    These read `{field}_corrected`: float32 images, which are worked out when one of them asks, of a row or a box alone
+    where it asks for no more, as `Sinogram` does, and not at all where the algebra goes into its own, as
+    `AzimuthalIntegration` does. A series of frames stays one.
     Nothing is subtracted in unsigned integers, and nothing is clipped unless that is asked for: clipping at 0 makes a
     dark field too bright (1.2 counts a pixel where the noise is 3).
 

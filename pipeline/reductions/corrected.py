@@ -1,11 +1,14 @@
 """A frame less its dark, over its flat: as an image when it is asked for one, and in parts for those who do without."""
 
+from functools import cached_property
+from types import EllipsisType
 from typing import Any
 
 import numpy
 
 from pipeline.errors import RejectedValue
 from pipeline.reductions.compiled import WORTH, compiled, readable
+from pipeline.reductions.values import as_numbers
 
 Array = numpy.ndarray
 
@@ -22,13 +25,15 @@ class Correction:
         float32, of the shape of the frame; NaN where an element cannot be used. The gain is None where it is 1.
     clip, log
         Whether what is under 0 becomes 0 then, and whether minus the logarithm is taken.
-    n_bad
-        How many elements cannot be used.
     """
 
     def __init__(self, offset: Array, gain: Array | None = None, clip: bool = False, log: bool = False) -> None:
         self.offset, self.gain, self.clip, self.log = offset, gain, clip, log
-        self.n_bad = offset.size - int(numpy.count_nonzero(self.is_usable))
+
+    @cached_property
+    def n_bad(self) -> int:
+        """How many elements cannot be used."""
+        return self.offset.size - int(numpy.count_nonzero(self.is_usable))
 
     @property
     def is_linear(self) -> bool:
@@ -48,6 +53,11 @@ class Correction:
             raise RejectedValue(
                 f"wanted a frame of shape {list(self.offset.shape)}, or a series; there is {list(shape)}."
             )
+
+    def part(self, rows: slice, columns: slice) -> "Correction":
+        """Return what corrects some rows and columns of a frame."""
+        gain = None if self.gain is None else self.gain[rows, columns]
+        return Correction(self.offset[rows, columns], gain, self.clip, self.log)
 
     def apply(self, raw: Array, out: Array) -> None:
         """Put (raw - offset) * gain into a float32 array, in float32 throughout; NaN where that is not finite.
@@ -168,6 +178,7 @@ class Corrected:
     """A corrected frame, or series of frames, that becomes an image when numpy asks for an array.
 
     The image is worked out once, and is valid until that of the next event is asked for: what keeps it takes a copy.
+    Of a frame, or a series of frames, `[..., rows, columns]` gives a part, which is worked out alone if it is small.
 
     Attributes
     ----------
@@ -184,6 +195,9 @@ class Corrected:
     >>> frame = Corrected(numpy.array([5, 7], "u2"), Correction(numpy.array([7, 5], "f4")))
     >>> frame.shape, numpy.asarray(frame), numpy.asarray(frame, float)
     ((2,), array([-2.,  2.], dtype=float32), array([-2.,  2.]))
+    >>> frame = Corrected(numpy.array([[5, 7], [3, 4], [6, 6]], "u2"), Correction(numpy.ones((3, 2), "f4")))
+    >>> frame[..., 1:2, :]
+    array([[2., 3.]], dtype=float32)
     """
 
     dtype = numpy.dtype(numpy.float32)
@@ -204,6 +218,11 @@ class Corrected:
         """How many axes there are."""
         return self.raw.ndim
 
+    @property
+    def size(self) -> int:
+        """How many elements there are."""
+        return self.raw.size
+
     def __len__(self) -> int:
         return len(self.raw)
 
@@ -220,6 +239,30 @@ class Corrected:
             return self._image.astype(dtype)
         return self._image.copy() if copy else self._image
 
+    def __getitem__(self, where: tuple[EllipsisType, slice, slice]) -> Array:
+        """Return some rows and columns of the frame, or of each of a series: of a small part no more is worked out."""
+        raw = self.raw[where]
+        is_small = 0 < raw.size <= self.raw.size // 2 and self.correction.offset.ndim == 2
+        if self._image is not None or not is_small:
+            return numpy.asarray(self)[where]
+        image = numpy.empty(raw.shape, numpy.float32)
+        self.correction.part(*where[1:]).apply(raw, image)
+        return image
+
     def forget(self) -> None:
         """Work the image out anew, if it is asked for once more."""
         self._image = None
+
+
+def as_frames(value: Any) -> Array | Corrected:
+    """Return a value as an array of numbers, or as the corrected frames that it is, for those who ask for parts.
+
+    Raises
+    ------
+    RejectedValue
+        If it is neither.
+
+    >>> as_frames([[1, 2]])
+    array([[1, 2]])
+    """
+    return value if isinstance(value, Corrected) else as_numbers(value)

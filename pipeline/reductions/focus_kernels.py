@@ -111,5 +111,5 @@ def _by_chunks(frame: Array, columns: Array, squares: Callable[[Array], Array]) 
             found[~is_known] = 0.0
         else:
             n += found.size
-        columns += found.sum(0)
+        columns += found.sum(0) if columns.size > 1 else found.cumsum()[-1]  # numpy has another order for one column
     return n

@@ -6,11 +6,11 @@ from typing import Literal
 import numpy
 
 from pipeline.errors import PipelineValueError, RejectedValue, near
+from pipeline.reductions.corrected import as_frames
 from pipeline.reductions.event_reduction import EventReduction
 from pipeline.reductions.frame_series import HOW, check_series, one_frame
 from pipeline.reductions.rectangle import Rectangle
 from pipeline.reductions.reduction import Data, Result
-from pipeline.reductions.values import as_numbers
 
 Array = numpy.ndarray
 Frames = Literal["sum", "mean", "each"]
@@ -65,7 +65,7 @@ class FrameReduction(EventReduction):
 
     def reduce(self, data: Data) -> Result:
         """Return the numbers of the frame, or of the frames, of one event."""
-        values = as_numbers(data[self.field])
+        values = as_frames(data[self.field])
         if values.ndim not in (2, 3):
             raise RejectedValue(
                 f"{self.field!r}: wanted a frame, or a series of them; there is the shape {list(values.shape)}."

@@ -7,12 +7,13 @@ from typing import Any, Literal
 import numpy
 
 from pipeline.errors import PipelineValueError, RejectedValue
+from pipeline.reductions.corrected import as_frames
 from pipeline.reductions.frame_series import check_series, one_frame
 from pipeline.reductions.mirror import mirror_axis
 from pipeline.reductions.projection import summed
 from pipeline.reductions.rectangle import Rectangle
 from pipeline.reductions.reduction import Data, Reduction, Result
-from pipeline.reductions.values import NAN, as_number, as_numbers
+from pipeline.reductions.values import NAN, as_number
 
 Array = numpy.ndarray
 
@@ -114,7 +115,7 @@ class RotationCenter(Reduction):
 
     def _projection(self, data: Data) -> tuple[Array, int]:
         """Return the bands of a projection, and its first column."""
-        values = as_numbers(data[self.field])
+        values = as_frames(data[self.field])
         if values.ndim not in (2, 3) or not values.size:
             raise RejectedValue(
                 f"{self.field!r}: wanted a frame, or a series of them; there is the shape {list(values.shape)}."

@@ -6,6 +6,7 @@ from typing import Any
 import numpy
 
 from pipeline.errors import PipelineRuntimeError, PipelineValueError, RejectedValue, near
+from pipeline.reductions.corrected import Corrected, as_frames
 from pipeline.reductions.frame_reduction import Frames
 from pipeline.reductions.frame_series import HOW, check_series, one_frame
 from pipeline.reductions.projection import summed
@@ -80,7 +81,7 @@ class Sinogram(Reduction):
     def update(self, data: Data) -> None:
         """Take in the projections of one event."""
         angles = numpy.atleast_1d(as_numbers(data[self.angle])).astype(float)
-        rows = self._rows_of(as_numbers(data[self.field]))
+        rows = self._rows_of(as_frames(data[self.field]))
         if angles.shape != (len(rows),) or not numpy.isfinite(angles).all():
             raise RejectedValue(f"{self.angle!r}: wanted {len(rows)} angles, there are {angles.tolist()}.")
         if self._image is None:
@@ -100,7 +101,7 @@ class Sinogram(Reduction):
         self._image = numpy.full((n, shape[1]), numpy.nan, numpy.float32)
         self._angles = numpy.full(n, numpy.nan)
 
-    def _rows_of(self, values: Array) -> Array:
+    def _rows_of(self, values: Array | Corrected) -> Array:
         """Return the row of each projection, as float64."""
         if values.ndim not in (2, 3) or values.shape[-2] < self._rows.stop:
             raise RejectedValue(
