@@ -70,10 +70,12 @@ class ComparedArrays:
                 self._uris[Path(doc["uri"]).name] = doc["uri"]
 
     def _documents(self, run: str) -> Any:
-        raise NotImplementedError
+        """Return the stored documents of a run: a subclass says where they are."""
+        raise NotImplementedError(f"{type(self).__name__} has no _documents(run).")
 
     def _reader(self, run: str, stream: str, number: int) -> Callable[[str, int], Any]:
-        raise NotImplementedError
+        """Return what gives a stored array, by its key and row: a subclass says where they are."""
+        raise NotImplementedError(f"{type(self).__name__} has no _reader(run, stream, number).")
 
 
 class LedgerArrays(ComparedArrays):

@@ -219,6 +219,15 @@ def test_a_part_is_that_of_the_image(shape, where):
         assert part.tobytes() == image[..., *where].tobytes()
 
 
+@pytest.mark.parametrize("where", [2, (0, 1), (..., 3), slice(1, 2), (..., [0, 2], slice(None))])
+def test_any_part_that_numpy_knows_is_that_of_the_image(where):
+    raw = numpy.arange(72, dtype="u2").reshape(8, 9)
+
+    lazy = Corrected(raw, correction_of((8, 9), numpy.ones((8, 9))))
+
+    assert lazy[where].tolist() == (raw - 1.0)[where].tolist()
+
+
 def test_a_part_of_a_series_of_spectra_is_that_of_their_image():
     raw = numpy.arange(24, dtype="u2").reshape(4, 6)
 

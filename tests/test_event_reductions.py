@@ -10,6 +10,7 @@ from ophyd.sim import det, motor
 
 from pipeline import Node, Pipeline
 from pipeline.config import load
+from pipeline.errors import RejectedValue
 from pipeline.reductions import Background, Normalize, Quality, Regions
 from pipeline.reductions.event_reduction import EventReduction
 from pipeline.testing import make_run
@@ -92,6 +93,26 @@ def test_a_rejected_event_has_no_result_and_never_that_of_the_event_before():
     assert (events[0]["value"], math.isnan(events[1]["value"]), events[2]["value"]) == (1.0, True, 3.0)
     assert [(e["n"], e["is_good"], list(e["pair"])) for e in events[:2]] == [(1, True, [1, 2]), (0, False, [0, 0])]
     assert kept.stop["analysis"]["n_skipped"] == 2
+
+
+class Given(EventReduction):
+    """What the event has."""
+
+    def reduce(self, data):
+        return dict(data)
+
+
+@pytest.mark.parametrize(
+    ("first", "then"), [(numpy.ones(2), 1.0), (1.0, numpy.ones(2)), (numpy.ones(2), numpy.ones(3))]
+)
+def test_a_result_keeps_its_shape_or_is_rejected(first, then):
+    given = Given()
+    given.update({"a": first})
+
+    with pytest.raises(RejectedValue, match=r"a: wanted shape .*, as before; there is"):
+        given.update({"a": then})
+
+    assert numpy.isnan(given.result()["a"]).all()
 
 
 def test_live_is_replay(RE, kept):

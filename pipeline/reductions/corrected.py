@@ -239,19 +239,23 @@ class Corrected:
             return self._image.astype(dtype)
         return self._image.copy() if copy else self._image
 
-    def __getitem__(self, where: tuple[EllipsisType, slice, slice]) -> Array:
-        """Return some rows and columns of the frame, or of each of a series: of a small part no more is worked out."""
-        raw = self.raw[where]
-        is_small = 0 < raw.size <= self.raw.size // 2 and self.correction.offset.ndim == 2
-        if self._image is not None or not is_small:
-            return numpy.asarray(self)[where]
-        image = numpy.empty(raw.shape, numpy.float32)
-        self.correction.part(*where[1:]).apply(raw, image)
-        return image
+    def __getitem__(self, where: Any) -> Array:
+        """Return a part of the image; of a small one that is `[..., rows, columns]`, no more is worked out than it."""
+        if self._image is None and _is_box(where) and self.correction.offset.ndim == 2:
+            raw = self.raw[where]
+            if 0 < raw.size <= self.raw.size // 2:
+                image = numpy.empty(raw.shape, numpy.float32)
+                self.correction.part(*where[1:]).apply(raw, image)
+                return image
+        return numpy.asarray(self)[where]
 
     def forget(self) -> None:
         """Work the image out anew, if it is asked for once more."""
         self._image = None
+
+
+def _is_box(where: Any) -> bool:
+    return isinstance(where, tuple) and [type(each) for each in where] == [EllipsisType, slice, slice]
 
 
 def as_frames(value: Any) -> Array | Corrected:

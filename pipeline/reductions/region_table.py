@@ -55,7 +55,7 @@ class RegionTable:
 
 def _fill_loop(rows: Array, columns: Array, table: Array) -> None:
     for i in range(table.shape[0]):
-        n, total = rows[0, i], rows[1, i]
+        n, total = rows[N, i], rows[TOTAL, i]
         for j in range(columns.size):
             column = columns[j]
             value = total / n if column == MEAN else rows[column, i]
@@ -66,11 +66,11 @@ def _fill_loop(rows: Array, columns: Array, table: Array) -> None:
 
 
 def _fill(rows: Array, columns: Array, table: Array) -> None:
-    n, total = rows[:2]
+    n, total = rows[N], rows[TOTAL]
     with numpy.errstate(over="ignore", invalid="ignore", divide="ignore"):
         there = numpy.where(n > 0, 1.0, numpy.nan)
         total = total * there
-        y, x = rows[3:5] / numpy.where(total > 0, total, numpy.nan)
-        found = {N: n, TOTAL: total, LARGEST: rows[2] * there, Y: y, X: x, LEVEL: rows[LEVEL], MEAN: total / n}
+        y, x = rows[[Y, X]] / numpy.where(total > 0, total, numpy.nan)
+        found = {N: n, TOTAL: total, LARGEST: rows[LARGEST] * there, Y: y, X: x, LEVEL: rows[LEVEL], MEAN: total / n}
         table[:] = numpy.array([found[column] for column in columns.tolist()]).T
     table[~numpy.isfinite(table)] = numpy.nan

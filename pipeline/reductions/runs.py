@@ -183,9 +183,9 @@ def _integers_loop(frame: Array, starts: Array, runs: Array, rows: Array) -> Non
             along, across = y * line, begin * line + across
             y_high, y_low = y_high + (along >> 32), y_low + (along & _LOW)
             x_high, x_low = x_high + (across >> 32), x_low + (across & _LOW)
-        rows[1, region], rows[2, region] = total, largest if starts[region + 1] > starts[region] else 0
-        rows[3, region] = float(y_high) * 2.0**32 + float(y_low)
-        rows[4, region] = float(x_high) * 2.0**32 + float(x_low)
+        rows[TOTAL, region], rows[LARGEST, region] = total, largest if starts[region + 1] > starts[region] else 0
+        rows[Y, region] = float(y_high) * 2.0**32 + float(y_low)
+        rows[X, region] = float(x_high) * 2.0**32 + float(x_low)
 
 
 def _floats_loop(frame: Array, starts: Array, runs: Array, rows: Array) -> None:
@@ -211,10 +211,10 @@ def _floats_loop(frame: Array, starts: Array, runs: Array, rows: Array) -> None:
                 for j in range(3):
                     lanes[j, lane] += lanes[j, half + lane]
             half //= 2
-        rows[0, region], rows[5, region], rows[6, region] = n, ys, xs
+        rows[N, region], rows[_PLACE_Y, region], rows[_PLACE_X, region] = n, ys, xs
         if n:
-            rows[1, region], rows[2, region] = lanes[0, 0], largest + 0.0  # which is no -0.0
-            rows[3, region], rows[4, region] = lanes[1, 0], lanes[2, 0]
+            rows[TOTAL, region], rows[LARGEST, region] = lanes[0, 0], largest + 0.0  # which is no -0.0
+            rows[Y, region], rows[X, region] = lanes[1, 0], lanes[2, 0]
 
 
 # twins: for each region, over its elements as an array
